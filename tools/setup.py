@@ -105,7 +105,7 @@ def pip(*arguments: str) -> None:
 
 def resolve_torch(pin: str, pip_arguments: list[str]) -> str | None:
     """The version of torch pip would install here, e.g. `2.13.0+cpu`; None if it cannot say before downloading."""
-    command = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--dry-run", "--no-deps"]
+    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--dry-run", "--no-deps"]
     command += ["--ignore-installed", "--report", "-", *pip_arguments, pin]
     answer = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
     try:
@@ -148,7 +148,9 @@ def main(pip_arguments: list[str]) -> None:
     print("[1/3] virtual environment", flush=True)
     STAMP.unlink(missing_ok=True)
     make_venv()
-    print(f"[2/3] packages of {LOCK.name}, checked by hash: will download {SIZE_LOCKED} unless pip has them", flush=True)
+    print(
+        f"[2/3] packages of {LOCK.name}, checked by hash: will download {SIZE_LOCKED} unless pip has them", flush=True
+    )
     pip("--require-hashes", "--requirement", str(LOCK), *pip_arguments)
     install_hardware(hardware, pip_arguments)
     STAMP.write_text(stamp + "\n")

@@ -1,0 +1,1 @@
+"""The core that web and workers share. Knows no Flask, no Celery task and no torch."""
