@@ -1,0 +1,73 @@
+"""Runs the load client as a process of its own against one service. Knows no rows and no targets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import msgspec
+
+from benchmarks.load_client import Outcome, Plan, PlannedExample
+from benchmarks.model import Example
+from benchmarks.services import ROOT, Service
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One measurement: what the client saw and what the service used meanwhile."""
+
+    outcome: Outcome
+    #: CPU seconds of the service's processes from the client's start to its end (warm-up included).
+    service_cpu_s: float
+
+    @property
+    def rate(self) -> float:
+        """Finished per second."""
+        return self.outcome.finished / self.outcome.seconds
+
+
+def apply_load(
+    service: Service,
+    examples: tuple[Example, ...],
+    *,
+    mode: str,
+    clients: int,
+    seconds: float,
+    warmup_s: float = 0.5,
+    settle_s: float = 120.0,
+    read_id: str = "",
+) -> Measured:
+    """Run one closed-loop measurement to its end (modes: see `load_client.Plan`).
+
+    Raises:
+        RuntimeError: the load client itself failed.
+    """
+    plan = Plan(
+        port=service.port,
+        mode=mode,
+        clients=clients,
+        seconds=seconds,
+        warmup_s=warmup_s,
+        settle_s=settle_s,
+        read_id=read_id,
+        version=service.version,
+        key=service.key,
+        examples=[
+            PlannedExample(image_json=one.image_json.decode(), label=one.label, probability=one.probability)
+            for one in examples
+        ],
+    )
+    before = service.cpu_s()
+    done = subprocess.run(  # noqa: S603 - our own module
+        [sys.executable, "-m", "benchmarks.load_client"],
+        input=msgspec.json.encode(plan),
+        capture_output=True,
+        cwd=ROOT,
+        timeout=seconds + warmup_s + settle_s + 60,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"the load client failed on {service.name}:\n{done.stderr.decode()[-2000:]}")
+    outcome = msgspec.json.decode(done.stdout, type=Outcome)
+    return Measured(outcome=outcome, service_cpu_s=service.cpu_s() - before)
