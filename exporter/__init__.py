@@ -1,0 +1,1 @@
+"""A library that turns a PyTorch network into a verified ONNX file. Knows no jobs, no queue and no HTTP."""
