@@ -1,0 +1,101 @@
+"""Accounts and API keys. Stores digests of keys, never keys. Knows no HTTP."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+import time
+import zlib
+from dataclasses import dataclass
+from typing import Any, cast
+
+import redis
+
+from coatcheck import keys
+from coatcheck.errors import StoreUnavailable, Unauthenticated
+
+CACHE_S = 5.0
+CACHED_KEYS = 10_000
+ADMIN_SCOPES = frozenset({"admin"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """A key that was checked: whose it is and what it may do."""
+
+    id: str
+    account: str
+    scopes: frozenset[str]
+
+
+def new_key() -> str:
+    """`cc_<id>_<secret>_<crc32>`: 32 random bytes, a prefix for scanners and a checksum against typing errors."""
+    body = f"cc_{secrets.token_hex(4)}_{secrets.token_hex(32)}"
+    return f"{body}_{zlib.crc32(body.encode()):08x}"
+
+
+class Accounts:
+    """Accounts and keys in Redis; checked keys are remembered for at most five seconds."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._checked: dict[str, tuple[float, Key | None]] = {}
+
+    def ensure(self, account: str, key: str) -> Key:
+        """Make the account and let `key` be an admin key of it, if they are not there yet."""
+        self._client.hsetnx(keys.account(account), "created", str(int(time.time() * 1000)))
+        self._client.hsetnx(keys.account(account), "webhook_secret", _new_webhook_secret())
+        digest = _digest(key)
+        record: dict[Any, Any] = {"id": digest[:8], "account": account, "scopes": " ".join(sorted(ADMIN_SCOPES))}
+        self._client.hset(keys.api_key(digest), mapping=record)
+        return Key(id=digest[:8], account=account, scopes=ADMIN_SCOPES)
+
+    def authenticate(self, key: str) -> Key:
+        """Whose key it is.
+
+        Raises:
+            Unauthenticated: unknown or revoked. StoreUnavailable: Redis does not answer.
+        """
+        digest = _digest(key)
+        now = time.monotonic()
+        known = self._checked.get(digest)
+        if known is None or now - known[0] > CACHE_S:
+            if len(self._checked) >= CACHED_KEYS:
+                self._checked.clear()
+            known = (now, self._read(digest))
+            self._checked[digest] = known
+        if known[1] is None:
+            raise Unauthenticated("The key is not known. Send `Authorization: Bearer <key>` with a valid key.")
+        return known[1]
+
+    def webhook_secret(self, account: str) -> str:
+        """Secret that signs the account's webhooks: `whsec_` and standard base64."""
+        secret = cast(bytes | None, self._client.hget(keys.account(account), "webhook_secret"))
+        if secret is None:
+            self._client.hsetnx(keys.account(account), "webhook_secret", _new_webhook_secret())
+            secret = cast(bytes, self._client.hget(keys.account(account), "webhook_secret"))
+        return secret.decode()
+
+    def _read(self, digest: str) -> Key | None:
+        try:
+            record = cast(dict[bytes, bytes], self._client.hgetall(keys.api_key(digest)))
+        except redis.exceptions.RedisError as error:
+            raise StoreUnavailable(retry_after_s=1) from error
+        if not record:
+            return None
+        return Key(
+            id=record[b"id"].decode(),
+            account=record[b"account"].decode(),
+            scopes=frozenset(record.get(b"scopes", b"").decode().split()),
+        )
+
+
+def _digest(key: str) -> str:
+    # Keys are random, so a plain digest is enough, and looking up by it compares in no attacker's time.
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _new_webhook_secret() -> str:
+    # The Replicate client splits the secret on "_": standard base64 has none.
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()

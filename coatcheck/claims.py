@@ -1,0 +1,162 @@
+"""What goes into the job store's transitions and what comes back, as plain records. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from coatcheck.jobs import Kind, Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idempotency:
+    """One client key: `digest` of account, method, path and key; `fingerprint` of the body (both SHA-256 hex)."""
+
+    digest: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """Everything `submit` writes. Sizes in bytes, times in milliseconds."""
+
+    id: str
+    kind: Kind
+    account: str
+    queue: str
+    model: str
+    version: str
+    input: bytes = b""
+    input_ref: str = ""
+    rows: int = 1
+    limit_ms: int
+    queue_ttl_ms: int
+    keep_ms: int
+    max_attempts: int
+    destination: str = ""
+    webhook: str = ""
+    webhook_events: str = ""
+    retry_of: str = ""
+    #: Pub/sub channel told when the job ends; empty when nobody waits.
+    wait_channel: str = ""
+    idempotency: Idempotency | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """A submit's answer; `created` is False when the idempotency key was used before. Server's time."""
+
+    id: str
+    created: bool
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimRequest:
+    """What a worker asks for: `kind` of worker, its full name, and how much at most."""
+
+    kind: str
+    worker: str
+    lease_ms: int
+    #: Empty for the queue that waits longest.
+    queue: str = ""
+    most_rows: int = 1
+    most_bytes: int = 2**40
+    solo_first: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """One job held under a lease; `token` fences every later report."""
+
+    id: str
+    token: str
+    input: bytes
+    input_ref: str
+    rows: int
+    limit_ms: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimReply:
+    """What a claim got, from which queue, and which other queues of the kind have work."""
+
+    queue: str
+    other_queues: list[str]
+    jobs: list[Claimed]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One live event of a job: `log`, `metric`, `progress`, ...; `data` is JSON or a line of text."""
+
+    name: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """One claim's heartbeat and what it carries."""
+
+    id: str
+    token: str
+    progress: str = ""
+    checkpoint: str = ""
+    events: tuple[Event, ...] = ()
+
+
+class BeatAnswer(StrEnum):
+    """What a heartbeat learns."""
+
+    GO_ON = "go_on"
+    CANCEL = "cancel"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """A version to publish with a training's completion. `signature` and `metrics` are JSON texts."""
+
+    owner: str
+    name: str
+    version_id: str
+    prefix: str
+    signature: str
+    metrics: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A worker's final report on one claim."""
+
+    id: str
+    token: str
+    status: Status
+    output: bytes = b""
+    output_ref: str = ""
+    code: str = ""
+    error: str = ""
+    provider: str = ""
+    publication: Publication | None = None
+    events: tuple[Event, ...] = ()
+
+
+class Outcome(StrEnum):
+    """How a report was taken."""
+
+    DONE = "done"
+    #: The same report arrived before (its reply was lost).
+    REPEATED = "repeated"
+    #: The lease belongs to somebody else now; the report changed nothing.
+    FENCED = "fenced"
+    #: There is no such job any more.
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported:
+    """A report's outcome and the job's status after it (None when gone)."""
+
+    outcome: Outcome
+    status: Status | None

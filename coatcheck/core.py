@@ -1,0 +1,494 @@
+"""The job queue as every dialect uses it: submit, get, cancel, retry, list, events.
+
+Brings together live state (store, registry) and storage (artifacts, files). Knows no wire format and no HTTP.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgspec
+import redis
+
+from coatcheck import catalog, keys, liveness
+from coatcheck.accounts import Accounts
+from coatcheck.artifacts import ArtifactStore
+from coatcheck.claims import Idempotency, NewJob
+from coatcheck.connections import connect
+from coatcheck.errors import Conflict, InvalidInput, JobExpired, JobFinished, JobNotFound, VersionNotFound
+from coatcheck.files import Files
+from coatcheck.jobs import HistoryLine, Job, Kind, Status, id_time_ms, new_id
+from coatcheck.listing import Page, PageRequest, read_page
+from coatcheck.registry import Registry, Version, check_name
+from coatcheck.settings import Settings
+from coatcheck.signature import file_id, validate_input
+from coatcheck.store import JobStore
+
+MAX_RETAINED_MS = 366 * 86400 * 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """Where to tell, and which events (`start`, `output`, `logs`, `completed`; empty for all)."""
+
+    url: str
+    events: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """A job and whether this request made it (False: its Idempotency-Key was used before)."""
+
+    job: Job
+    created: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEvent:
+    """One event of a job's life: `state`, `progress`, `metric`, `log` or `done`."""
+
+    id: str
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePosition:
+    """How many jobs are ahead, and why it waits."""
+
+    ahead: int
+    reason: str
+
+
+class JobQueue:
+    """Verbs on jobs, each for one account: a foreign job does not exist."""
+
+    def __init__(
+        self, store: JobStore, registry: Registry, files: Files, artifacts: ArtifactStore, settings: Settings
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._files = files
+        self._artifacts = artifacts
+        self._settings = settings
+
+    # -- submit ------------------------------------------------------------------------------------------------
+
+    def submit_prediction(
+        self,
+        account: str,
+        *,
+        model: str = "",
+        version: str = "",
+        raw_input: bytes,
+        idempotency: Idempotency | None = None,
+        webhook: Webhook | None = None,
+        wait_channel: str = "",
+        retry_of: str = "",
+    ) -> Submitted:
+        """Accept a prediction.
+
+        Args:
+            model: `owner/name`; empty when `version` is an id.
+            version: version id, number or alias; empty for the model's production or latest version.
+            raw_input: JSON bytes of the input.
+
+        Raises:
+            InvalidInput, ModelNotFound, VersionNotFound, and what `JobStore.submit` raises.
+        """
+        before = self._replayed(account, idempotency)
+        if before is not None:
+            return before
+        found = self._find_version(account, model, version)
+        if found.signature is None:
+            raise InvalidInput(
+                f"{found.model} is a base model: train it (POST /v1/models/{found.model}/versions/{found.id}/trainings) "
+                "and predict with what you get",
+                field="version",
+            )
+        parsed = validate_input(found.signature, raw_input, base_url=self._settings.base_url)
+        for number in parsed.file_ids:
+            self._files.get(account, number)
+        return self._submit(
+            self._new_job(
+                account,
+                Kind.PREDICTION,
+                queue=f"predict:{found.id}",
+                model=found.model,
+                version=found.id,
+                raw_input=raw_input,
+                rows=parsed.rows,
+                limit_s=self._settings.predict_limit_s,
+                idempotency=idempotency,
+                webhook=webhook,
+                wait_channel=wait_channel,
+                retry_of=retry_of,
+            )
+        )
+
+    def submit_training(
+        self,
+        account: str,
+        *,
+        base_model: str,
+        version: str,
+        destination: str,
+        given: dict[str, Any],
+        idempotency: Idempotency | None = None,
+        webhook: Webhook | None = None,
+        wait_channel: str = "",
+        retry_of: str = "",
+    ) -> Submitted:
+        """Accept a training of `base_model` (`catalog/<recipe>`) that publishes to `destination` (`owner/name`).
+
+        Raises:
+            InvalidInput, UnknownField, ModelNotFound, VersionNotFound, FileNotFound, and what `submit` raises.
+        """
+        before = self._replayed(account, idempotency)
+        if before is not None:
+            return before
+        owner, _, name = base_model.partition("/")
+        found = self._registry.version(account, owner, name, version)
+        if found.signature is not None:
+            raise InvalidInput(f"{base_model} is no base model; expected one of {_base_models()}", field="version")
+        self._check_destination(account, destination)
+        training = catalog.parse_training_input(name, given)
+        self._check_dataset(account, training.dataset)
+        return self._submit(
+            self._new_job(
+                account,
+                Kind.TRAINING,
+                queue="train",
+                model=found.model,
+                version=found.id,
+                raw_input=msgspec.json.encode(given),
+                limit_s=self._settings.train_limit_s,
+                destination=destination,
+                idempotency=idempotency,
+                webhook=webhook,
+                wait_channel=wait_channel,
+                retry_of=retry_of,
+            )
+        )
+
+    def retry(self, account: str, job_id: str, kind: Kind) -> Submitted:
+        """Submit a finished job's input again as a new job.
+
+        Raises:
+            JobNotFound, JobExpired; Conflict: it is still open, or its input is no longer kept.
+        """
+        job = self.get(account, job_id, kind)
+        if not job.status.terminal:
+            raise Conflict(f"The job is {job.status}; only a finished job can be submitted again.")
+        raw_input = self.input_of(job)
+        if raw_input is None:
+            raise Conflict("The job's input is no longer kept (it succeeded); submit it anew.")
+        if kind is Kind.TRAINING:
+            given = cast(dict[str, Any], msgspec.json.decode(raw_input))
+            return self.submit_training(
+                account,
+                base_model=job.model,
+                version=job.version,
+                destination=job.destination,
+                given=given,
+                retry_of=job.id,
+            )
+        return self.submit_prediction(account, version=job.version, raw_input=raw_input, retry_of=job.id)
+
+    # -- read --------------------------------------------------------------------------------------------------
+
+    def get(self, account: str, job_id: str, kind: Kind | None = None) -> Job:
+        """One job.
+
+        Raises:
+            JobNotFound: none, or not the account's. JobExpired: its record was deleted after its retention time.
+        """
+        job = self._store.get(job_id)
+        if job is not None:
+            if job.account == account and kind in (None, job.kind):
+                return job
+            raise JobNotFound(f"There is no {kind or 'job'} {job_id!r}.")
+        raise self._gone(account, job_id, kind)
+
+    def page(self, account: str, request: PageRequest) -> Page:
+        """Jobs of an account, newest first."""
+        return read_page(self._store, account, request)
+
+    def input_of(self, job: Job) -> bytes | None:
+        """The input as JSON bytes, from the record or storage; None when it was removed."""
+        return self._stored(job.input, job.input_ref, "input.json")
+
+    def output_of(self, job: Job) -> bytes | None:
+        """The output as JSON bytes, from the record or storage; None when there is none."""
+        return self._stored(job.output, job.output_ref, "output.json")
+
+    def position(self, job: Job) -> QueuePosition:
+        """How many jobs are ahead of a queued one, and a sentence for why it waits."""
+        client = self._store.client
+        pipeline = client.pipeline(transaction=False)
+        pipeline.zrank(keys.ready(job.queue), job.id)
+        pipeline.zcard(keys.solo(job.queue))
+        pipeline.zscore(keys.DELAYED, job.id)
+        rank, solo, delayed = pipeline.execute()
+        worker_kind = "predict" if job.kind is Kind.PREDICTION else job.queue.partition(":")[0]
+        if not any(process.kind == worker_kind for process in liveness.live(client)):
+            return QueuePosition(ahead=int(rank or 0), reason=f"no live {worker_kind} worker")
+        if delayed is not None:
+            return QueuePosition(ahead=0, reason="waiting for its next attempt")
+        if rank is None:
+            return QueuePosition(ahead=0, reason="next in the line of repeated attempts")
+        ahead = int(rank) + int(solo)
+        return QueuePosition(ahead=ahead, reason=f"{ahead} ahead" if ahead else "next")
+
+    def events(self, job: Job, *, after: str = "", limit: int = 500) -> list[JobEvent]:
+        """What happened after the event id `after`: the live stream of a training, a prediction's history."""
+        events = [
+            JobEvent(id=f"{line.at_ms}-h{number}", name="state", data=_state_data(line))
+            for number, line in enumerate(job.history)
+        ]
+        if job.kind is not Kind.PREDICTION:
+            # The stream is trimmed to its newest thousand: what a client missed before is gone, by contract.
+            rows = cast(list[Any], self._store.client.xrange(keys.events(job.id), "-", "+"))
+            for event_id, fields in rows:
+                for name, data in fields.items():
+                    if name != b"done":
+                        events.append(JobEvent(id=event_id.decode(), name=name.decode(), data=data))
+        if job.status.terminal:
+            events.append(JobEvent(id=f"{job.ended_ms}-z", name="done", data=msgspec.json.encode(job.status)))
+        events.sort(key=lambda event: _event_order(event.id))
+        if after:
+            mark = _event_order(after)
+            events = [event for event in events if _event_order(event.id) > mark]
+        return events[:limit]
+
+    def watch(self, job_id: str, channel: str, *, follow: bool = False) -> Status | None:
+        """Have a web process's channel told of the job's end (or, with `follow`, of every change)."""
+        return self._store.watch(job_id, channel, follow=follow)
+
+    # -- change ------------------------------------------------------------------------------------------------
+
+    def cancel(self, account: str, job_id: str, kind: Kind | None = None) -> Job:
+        """Cancel a job; once this returned its final status is canceled.
+
+        Raises:
+            JobNotFound, JobExpired; JobFinished: it has another final status.
+        """
+        self.get(account, job_id, kind)
+        try:
+            self._store.cancel(job_id)
+        except JobFinished as error:
+            raise JobFinished(f"{error} It cannot be canceled.") from None
+        return self.get(account, job_id, kind)
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    def _replayed(self, account: str, idempotency: Idempotency | None) -> Submitted | None:
+        # Before an alias is resolved: a moved alias must not make a second job of the same key.
+        if idempotency is None:
+            return None
+        job_id = self._store.accepted_before(idempotency)
+        return Submitted(job=self.get(account, job_id), created=False) if job_id else None
+
+    def _find_version(self, account: str, model: str, version: str) -> Version:
+        if model:
+            owner, _, name = model.partition("/")
+            return self._registry.version(account, owner, name, version)
+        if len(version) != 64:
+            raise VersionNotFound(
+                f"version is {version[:80]!r}; expected 64 hex digits, or owner/name:<id, alias or number>",
+                field="version",
+            )
+        return self._registry.version_by_id(account, version)
+
+    def _check_destination(self, account: str, destination: str) -> None:
+        owner, slash, name = destination.partition("/")
+        if not slash:
+            raise InvalidInput(f"destination is {destination!r}; expected owner/name", field="destination")
+        if owner != account:
+            raise InvalidInput(
+                f"destination belongs to {owner!r}; your key belongs to {account!r}", field="destination"
+            )
+        check_name(name, "destination")
+
+    def _check_dataset(self, account: str, dataset: str) -> None:
+        if dataset.startswith("data:"):
+            return
+        found = file_id(dataset, self._settings.base_url) if "/" in dataset else dataset
+        if found is None:
+            raise InvalidInput(
+                "input.dataset is an address elsewhere; upload the file to /v1/files and give its id",
+                field="input.dataset",
+            )
+        self._files.get(account, found)
+
+    def _new_job(
+        self,
+        account: str,
+        kind: Kind,
+        *,
+        queue: str,
+        model: str,
+        version: str,
+        raw_input: bytes,
+        limit_s: float,
+        idempotency: Idempotency | None,
+        webhook: Webhook | None,
+        wait_channel: str,
+        retry_of: str,
+        rows: int = 1,
+        destination: str = "",
+    ) -> NewJob:
+        settings = self._settings
+        job_id = new_id()
+        input_ref = ""
+        if len(raw_input) > settings.inline_limit_bytes:
+            input_ref = f"inputs/{job_id}"
+            self._artifacts.write_bytes(f"{input_ref}/input.json", raw_input)
+            raw_input = b""
+        return NewJob(
+            id=job_id,
+            kind=kind,
+            account=account,
+            queue=queue,
+            model=model,
+            version=version,
+            input=raw_input,
+            input_ref=input_ref,
+            rows=rows,
+            limit_ms=int(limit_s * 1000),
+            queue_ttl_ms=int(settings.queue_ttl_s * 1000),
+            keep_ms=int(settings.retention_s * 1000),
+            max_attempts=settings.max_attempts,
+            destination=destination,
+            webhook=webhook.url if webhook else "",
+            webhook_events=",".join(webhook.events) if webhook else "",
+            retry_of=retry_of,
+            wait_channel=wait_channel,
+            idempotency=idempotency,
+        )
+
+    def _submit(self, new: NewJob) -> Submitted:
+        try:
+            accepted = self._store.submit(new)
+        except Exception:
+            if new.input_ref:
+                self._artifacts.delete(new.input_ref)
+            raise
+        if not accepted.created:
+            return Submitted(job=self.get(new.account, accepted.id), created=False)
+        return Submitted(job=_as_job(new, accepted.at_ms), created=True)
+
+    def _stored(self, inline: bytes | None, ref: str, name: str) -> bytes | None:
+        if inline is not None or not ref:
+            return inline
+        return self._artifacts.read_bytes(f"{ref}/{name}")
+
+    def _gone(self, account: str, job_id: str, kind: Kind | None) -> JobExpired | JobNotFound:
+        missing = JobNotFound(f"There is no {kind or 'job'} {job_id[:80]!r}.")
+        made_ms = id_time_ms(job_id)
+        if made_ms is None:
+            return missing
+        tomb = self._store.tombstone(job_id)
+        if tomb is not None:
+            status, ended_ms, owner = tomb
+            if owner != account:
+                return missing
+            when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ended_ms / 1000))
+            return JobExpired(f"The job ended {status} at {when}; its record is no longer kept.")
+        age_ms = time.time() * 1000 - made_ms
+        if self._settings.retention_s * 1000 < age_ms < MAX_RETAINED_MS:
+            return JobExpired("The job is older than the time records are kept.")
+        return missing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Core:
+    """Everything a process needs to work with jobs, made once at start."""
+
+    settings: Settings
+    store: JobStore
+    queue: JobQueue
+    registry: Registry
+    files: Files
+    accounts: Accounts
+    artifacts: ArtifactStore
+
+
+def open_core(settings: Settings, client: redis.Redis | None = None) -> Core:
+    """Build the core over the settings' Redis and storage. Connects lazily: no call is made here."""
+    client = client or connect(settings.effective_redis_url)
+    store = JobStore(client, max_queue_depth=settings.max_queue_depth, max_open_jobs=settings.max_open_jobs)
+    artifacts = ArtifactStore(settings.effective_storage_url)
+    registry, files = Registry(client), Files(client, artifacts)
+    return Core(
+        settings=settings,
+        store=store,
+        queue=JobQueue(store, registry, files, artifacts, settings),
+        registry=registry,
+        files=files,
+        accounts=Accounts(client),
+        artifacts=artifacts,
+    )
+
+
+def _base_models() -> str:
+    return ", ".join(entry.name for entry in catalog.BASE_MODELS.values())
+
+
+def _as_job(new: NewJob, at_ms: int) -> Job:
+    return Job(
+        id=new.id,
+        kind=new.kind,
+        account=new.account,
+        status=Status.QUEUED,
+        model=new.model,
+        version=new.version,
+        queue=new.queue,
+        destination=new.destination,
+        input=new.input or None,
+        input_ref=new.input_ref,
+        output=None,
+        output_ref="",
+        code="",
+        error="",
+        created_ms=at_ms,
+        started_ms=None,
+        ended_ms=None,
+        queue_deadline_ms=at_ms + new.queue_ttl_ms,
+        delete_ms=None,
+        limit_ms=new.limit_ms,
+        attempts=0,
+        max_attempts=new.max_attempts,
+        fence=0,
+        worker="",
+        provider="",
+        progress=None,
+        checkpoint="",
+        webhook=new.webhook,
+        webhook_events=new.webhook_events,
+        webhook_status="",
+        retry_of=new.retry_of,
+        parent="",
+        history=(HistoryLine(at_ms=at_ms, word="submit", worker="", cause=""),),
+    )
+
+
+def _state_data(line: HistoryLine) -> bytes:
+    return msgspec.json.encode({"at_ms": line.at_ms, "event": line.word, "worker": line.worker, "cause": line.cause})
+
+
+def _event_order(event_id: str) -> tuple[int, int, int]:
+    # Ids are "<ms>-<n>" (the stream), "<ms>-h<n>" (history) and "<ms>-z" (the end).
+    milliseconds, _, rest = event_id.partition("-")
+    try:
+        if rest == "z":
+            return int(milliseconds), 2, 0
+        if rest.startswith("h"):
+            return int(milliseconds), 0, int(rest[1:])
+        return int(milliseconds), 1, int(rest or 0)
+    except ValueError:
+        raise InvalidInput(
+            f"Last-Event-ID is {event_id[:80]!r}; expected an id this stream sent", field="Last-Event-ID"
+        ) from None

@@ -1,0 +1,235 @@
+"""The job record: its kinds, statuses and transitions, and how a Redis hash becomes a `Job`.
+
+Pure: knows neither Redis nor HTTP. The truth about how a status changes is in `lua/`; the table here
+is what documents and tests compare it with.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+SHARD = "c"
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_ID_LENGTH = 27
+
+
+class Kind(StrEnum):
+    """What a job does; also the worker kind that takes it (`batch` is worked by io)."""
+
+    PREDICTION = "prediction"
+    TRAINING = "training"
+    BATCH = "batch"
+
+
+class Status(StrEnum):
+    """Where a job stands."""
+
+    #: Accepted, waiting for a worker (also while it waits for its next attempt).
+    QUEUED = "queued"
+    #: Claimed: one worker holds the lease.
+    RUNNING = "running"
+    #: Running, cancel accepted: the final status will be canceled.
+    CANCELING = "canceling"
+    #: Finished with an output.
+    SUCCEEDED = "succeeded"
+    #: Finished with a code and a sentence.
+    FAILED = "failed"
+    #: Finished because the client said so.
+    CANCELED = "canceled"
+    #: Never started within its queue TTL.
+    EXPIRED = "expired"
+
+    @property
+    def terminal(self) -> bool:
+        """True for a status that never changes again."""
+        return self in TERMINAL
+
+
+TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELED, Status.EXPIRED})
+OPEN = frozenset(Status) - TERMINAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """One arrow of the state diagram."""
+
+    word: str
+    source: Status | None
+    target: Status
+    when: str
+
+
+TRANSITIONS: tuple[Transition, ...] = (
+    Transition(word="submit", source=None, target=Status.QUEUED, when="accepted"),
+    Transition(word="claim", source=Status.QUEUED, target=Status.RUNNING, when="a worker takes it"),
+    Transition(word="claim", source=Status.QUEUED, target=Status.EXPIRED, when="older than its queue TTL"),
+    Transition(word="complete", source=Status.RUNNING, target=Status.SUCCEEDED, when="output stored"),
+    Transition(word="complete", source=Status.RUNNING, target=Status.FAILED, when="it cannot succeed"),
+    Transition(word="complete", source=Status.CANCELING, target=Status.CANCELED, when="any report after a cancel"),
+    Transition(word="retry", source=Status.RUNNING, target=Status.QUEUED, when="passing failure, attempts left"),
+    Transition(word="retry", source=Status.RUNNING, target=Status.FAILED, when="passing failure, no attempts left"),
+    Transition(word="retry", source=Status.CANCELING, target=Status.CANCELED, when="failure after a cancel"),
+    Transition(word="release", source=Status.RUNNING, target=Status.QUEUED, when="worker stops in good order"),
+    Transition(word="release", source=Status.CANCELING, target=Status.CANCELED, when="worker stops after a cancel"),
+    Transition(word="expire_worker", source=Status.RUNNING, target=Status.QUEUED, when="worker died, attempts left"),
+    Transition(word="expire_worker", source=Status.RUNNING, target=Status.FAILED, when="worker died, no attempts left"),
+    Transition(
+        word="expire_worker", source=Status.CANCELING, target=Status.CANCELED, when="worker died after a cancel"
+    ),
+    Transition(word="sweep", source=Status.RUNNING, target=Status.QUEUED, when="lease ran out, attempts left"),
+    Transition(word="sweep", source=Status.RUNNING, target=Status.FAILED, when="lease ran out, no attempts left"),
+    Transition(word="sweep", source=Status.CANCELING, target=Status.CANCELED, when="lease ran out after a cancel"),
+    Transition(word="sweep", source=Status.QUEUED, target=Status.EXPIRED, when="older than its queue TTL"),
+    Transition(word="cancel", source=Status.QUEUED, target=Status.CANCELED, when="not started"),
+    Transition(word="cancel", source=Status.RUNNING, target=Status.CANCELING, when="told to its worker"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryLine:
+    """One transition that happened: what, when, on which worker, why."""
+
+    at_ms: int
+    word: str
+    worker: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One accepted request, as read from Redis. Times are milliseconds of the Redis server's clock."""
+
+    id: str
+    kind: Kind
+    account: str
+    status: Status
+    #: `owner/name`: the model predicted with; for a training the base model (`catalog/<recipe>`).
+    model: str
+    #: Version id predicted with; for a training the base model's version id.
+    version: str
+    #: Queue it waits in: `predict:<version>`, `bulk:<version>`, `train` or `io`.
+    queue: str
+    #: For a training: the `owner/name` it publishes to.
+    destination: str
+    #: Input as JSON bytes; None when it lies in storage or was removed.
+    input: bytes | None
+    #: Artifact prefix of an input too large for Redis.
+    input_ref: str
+    #: Output as JSON bytes; None when there is none or it lies in storage.
+    output: bytes | None
+    output_ref: str
+    #: Word for why it did not succeed; empty otherwise.
+    code: str
+    #: Sentence for why it did not succeed; empty otherwise.
+    error: str
+    created_ms: int
+    started_ms: int | None
+    ended_ms: int | None
+    #: When it expires if nobody claims it.
+    queue_deadline_ms: int | None
+    #: When its record is deleted; None while it is open.
+    delete_ms: int | None
+    #: Longest run, milliseconds.
+    limit_ms: int
+    attempts: int
+    max_attempts: int
+    fence: int
+    worker: str
+    #: Execution provider that ran it, e.g. `CPUExecutionProvider`.
+    provider: str
+    #: Latest progress as JSON bytes, or None.
+    progress: bytes | None
+    #: Artifact prefix of the newest checkpoint, empty if none.
+    checkpoint: str
+    webhook: str
+    #: Comma-separated webhook event words, empty for all.
+    webhook_events: str
+    webhook_status: str
+    retry_of: str
+    parent: str
+    history: tuple[HistoryLine, ...]
+
+    @classmethod
+    def from_hash(cls, job_id: str, record: Mapping[bytes, bytes]) -> Job:
+        """Decode the hash `job:<id>`; absent fields get their empty value."""
+
+        def text(name: bytes) -> str:
+            return record.get(name, b"").decode()
+
+        def number(name: bytes) -> int | None:
+            return int(record[name]) if record.get(name) else None
+
+        status = Status(text(b"st"))
+        if status is Status.RUNNING and b"cancel" in record:
+            status = Status.CANCELING
+        created_ms = number(b"t_q") or 0
+        return cls(
+            id=job_id,
+            kind=Kind(text(b"kind")),
+            account=text(b"account"),
+            status=status,
+            model=text(b"model"),
+            version=text(b"version"),
+            queue=text(b"k"),
+            destination=text(b"dest"),
+            input=record.get(b"in"),
+            input_ref=text(b"in_ref"),
+            output=record.get(b"res") or None,
+            output_ref=text(b"res_ref"),
+            code=text(b"code"),
+            error=text(b"err"),
+            created_ms=created_ms,
+            started_ms=number(b"t_s"),
+            ended_ms=number(b"t_e"),
+            queue_deadline_ms=number(b"exp_at"),
+            delete_ms=number(b"del_at"),
+            limit_ms=number(b"limit_ms") or 0,
+            attempts=number(b"att") or 0,
+            max_attempts=number(b"max_att") or 0,
+            fence=number(b"fence") or 0,
+            worker=text(b"worker"),
+            provider=text(b"provider"),
+            progress=record.get(b"prog"),
+            checkpoint=text(b"ckpt"),
+            webhook=text(b"wh"),
+            webhook_events=text(b"wh_ev"),
+            webhook_status=text(b"wh_st"),
+            retry_of=text(b"retry_of"),
+            parent=text(b"parent"),
+            history=_parse_history(created_ms, text(b"hist")),
+        )
+
+
+def _parse_history(created_ms: int, lines: str) -> tuple[HistoryLine, ...]:
+    history = []
+    for line in lines.splitlines():
+        delta, word, worker, cause = (line.split(" ", 3) + ["", "", ""])[:4]
+        history.append(HistoryLine(at_ms=created_ms + int(delta), word=word, worker=worker.strip("-"), cause=cause))
+    return tuple(history)
+
+
+def new_id(now_ms: int | None = None) -> str:
+    """A shard letter and 26 base32 characters: 48 bits of time, 80 random. Sorts by time, has no `.` or `/`."""
+    value = ((int(time.time() * 1000) if now_ms is None else now_ms) << 80) | secrets.randbits(80)
+    characters = []
+    for _ in range(_ID_LENGTH - 1):
+        value, remainder = divmod(value, 32)
+        characters.append(_ALPHABET[remainder])
+    return SHARD + "".join(reversed(characters))
+
+
+def id_time_ms(job_id: str) -> int | None:
+    """When an id was made, milliseconds since the epoch; None if it is not an id of ours."""
+    if len(job_id) != _ID_LENGTH or job_id[0] != SHARD:
+        return None
+    value = 0
+    for character in job_id[1:]:
+        digit = _ALPHABET.find(character)
+        if digit < 0:
+            return None
+        value = value * 32 + digit
+    return value >> 80

@@ -1,0 +1,119 @@
+"""Names of the Redis keys that Python touches; the scripts build theirs from the same prefix.
+
+`q:{c}:` holds the one hash tag of the whole service: everything lies in one slot.
+"""
+
+from __future__ import annotations
+
+from coatcheck.jobs import SHARD
+
+PREFIX = f"q:{{{SHARD}}}:"
+
+LEASES = PREFIX + "leases"
+DELAYED = PREFIX + "delayed"
+DONE = PREFIX + "done"
+OPEN_JOBS = PREFIX + "open"
+COUNTERS = PREFIX + "cnt"
+GATES = PREFIX + "gates"
+TOMBSTONES = PREFIX + "tombs"
+OUTBOX = PREFIX + "outbox"
+
+
+def job(job_id: str) -> str:
+    """Hash: the job record."""
+    return f"{PREFIX}job:{job_id}"
+
+
+def ready(queue: str) -> str:
+    """Sorted set id -> enqueued ms: first attempts."""
+    return f"{PREFIX}ready:{queue}"
+
+
+def solo(queue: str) -> str:
+    """Sorted set id -> due ms: later attempts, claimed one at a time."""
+    return f"{PREFIX}solo:{queue}"
+
+
+def busy(worker_kind: str) -> str:
+    """Sorted set queue -> its oldest entry's ms: the queues of a worker kind that have work."""
+    return f"{PREFIX}busy:{worker_kind}"
+
+
+def wake(worker_kind: str) -> str:
+    """List of queue names: hints that idle workers block on."""
+    return f"{PREFIX}wake:{worker_kind}"
+
+
+def bell(queue: str) -> str:
+    """String, short-lived: a hint for this queue is under way."""
+    return f"{PREFIX}bell:{queue}"
+
+
+def jobs_of(account: str, kind: str) -> str:
+    """Sorted set id -> the id's own time ms: an account's jobs of a kind."""
+    return f"{PREFIX}of:{account}:{kind}"
+
+
+def events(job_id: str) -> str:
+    """Stream: progress of a training or batch."""
+    return f"{PREFIX}ev:{job_id}"
+
+
+def alive(worker: str) -> str:
+    """String, 15 s: this worker process lives; its value is the process's metrics as JSON."""
+    return f"{PREFIX}alive:{worker}"
+
+
+def model(owner: str, name: str) -> str:
+    """Hash: a model."""
+    return f"{PREFIX}model:{owner}/{name}"
+
+
+def models(owner: str) -> str:
+    """Sorted set name -> created ms: an owner's models."""
+    return f"{PREFIX}models:{owner}"
+
+
+def version(version_id: str) -> str:
+    """Hash: a published version."""
+    return f"{PREFIX}version:{version_id}"
+
+
+def versions(owner: str, name: str) -> str:
+    """Sorted set version id -> number: a model's versions."""
+    return f"{PREFIX}versions:{owner}/{name}"
+
+
+def aliases(owner: str, name: str) -> str:
+    """Hash alias -> version id."""
+    return f"{PREFIX}aliases:{owner}/{name}"
+
+
+def file(file_id: str) -> str:
+    """Hash: an uploaded file."""
+    return f"{PREFIX}file:{file_id}"
+
+
+def files(account: str) -> str:
+    """Sorted set file id -> created ms: an account's files."""
+    return f"{PREFIX}files:{account}"
+
+
+def api_key(digest: str) -> str:
+    """Hash: the key whose secret has this SHA-256."""
+    return f"{PREFIX}key:{digest}"
+
+
+def account(name: str) -> str:
+    """Hash: an account."""
+    return f"{PREFIX}account:{name}"
+
+
+def minute(number: int) -> str:
+    """Hash: counts and latency buckets of one minute since the epoch."""
+    return f"{PREFIX}min:{number}"
+
+
+def web_channel(nonce: str) -> str:
+    """Pub/sub channel of one web process."""
+    return f"{PREFIX}web:{nonce}"

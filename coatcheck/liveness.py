@@ -1,0 +1,59 @@
+"""Which worker processes live: each tells every few seconds, with its figures. Knows no jobs."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any, cast
+
+import redis
+
+from coatcheck import keys
+
+LIVE_MS = 15_000
+REPORT_PERIOD_S = 3.0
+_SEEN = keys.PREFIX + "workers"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveProcess:
+    """A process that told in the last 15 seconds. `name` begins with its kind: `predict@...`, `web@...`."""
+
+    name: str
+    figures: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """predict, train, io or web."""
+        return self.name.partition("@")[0]
+
+
+def report(client: redis.Redis, name: str, figures: dict[str, Any]) -> None:
+    """Tell that the process lives, with its counters and gauges."""
+    pipeline = client.pipeline(transaction=False)
+    pipeline.set(keys.alive(name), json.dumps(figures), px=LIVE_MS)
+    pipeline.zadd(_SEEN, {name: time.time()})
+    pipeline.execute()
+
+
+def forget(client: redis.Redis, name: str) -> None:
+    """The process stops in good order."""
+    client.delete(keys.alive(name))
+    client.zrem(_SEEN, name)
+
+
+def live(client: redis.Redis) -> list[LiveProcess]:
+    """All live processes, by name."""
+    names = sorted(name.decode() for name in cast(list[bytes], client.zrange(_SEEN, 0, -1)))
+    if not names:
+        return []
+    values = cast(list[bytes | None], client.mget([keys.alive(name) for name in names]))
+    gone = [name for name, value in zip(names, values, strict=True) if value is None]
+    if gone:
+        client.zrem(_SEEN, *gone)
+    return [
+        LiveProcess(name=name, figures=json.loads(value))
+        for name, value in zip(names, values, strict=True)
+        if value is not None
+    ]

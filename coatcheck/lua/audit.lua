@@ -1,0 +1,36 @@
+#!lua flags=no-writes
+-- audit: check the invariants of single jobs. Reads only.
+--
+-- KEYS[1]  prefix
+-- ARGV     ids, at most 500
+-- returns  for each job that exists {id, status, account, kind, {violation, ...}}
+local function has(set, id) return redis.call('ZSCORE', P .. set, id) and 1 or 0 end
+local report = {}
+for _, id in ipairs(ARGV) do
+  local j = redis.call('HMGET', P .. 'job:' .. id, 'st', 'account', 'kind', 'k', 'att', 'max_att', 'fence', 'tok', 'wh',
+    'wh_ev', 'wh_st', 't_e', 'end_tok')
+  local status, k, bad = j[1], j[4] or '?', {}
+  if status then
+    local ready, solo = has('ready:' .. k, id), has('solo:' .. k, id)
+    local delayed, leased, done = has('delayed', id), has('leases', id), has('done', id)
+    local waiting = ready + solo + delayed
+    local ended = status == 'succeeded' or status == 'failed' or status == 'canceled' or status == 'expired'
+    if status == 'queued' and waiting ~= 1 then bad[#bad + 1] = 'I1 queued job is in ' .. waiting .. ' waiting sets' end
+    if status ~= 'queued' and waiting ~= 0 then bad[#bad + 1] = 'I1 ' .. status .. ' job is in a waiting set' end
+    if (status == 'running') ~= (leased == 1) then bad[#bad + 1] = 'I1 ' .. status .. ' job, lease ' .. leased end
+    if ended ~= (done == 1) then bad[#bad + 1] = 'I1 ' .. status .. ' job, done ' .. done end
+    if ended ~= (j[12] and true or false) then bad[#bad + 1] = 'I2 ' .. status .. ' job, end time ' .. (j[12] or 'none') end
+    if not ended and status ~= 'queued' and status ~= 'running' then bad[#bad + 1] = 'I2 unknown status ' .. status end
+    if (status == 'running') ~= (j[8] and true or false) then bad[#bad + 1] = 'I3 ' .. status .. ' job, token ' .. (j[8] or 'none') end
+    if j[8] and string.match(j[8], '^%d+') ~= j[7] then bad[#bad + 1] = 'I3 token ' .. j[8] .. ' is not of fence ' .. j[7] end
+    if tonumber(j[5]) > tonumber(j[6]) then bad[#bad + 1] = 'I4 ' .. j[5] .. ' attempts of ' .. j[6] end
+    if tonumber(j[5]) > tonumber(j[7]) then bad[#bad + 1] = 'I4 ' .. j[5] .. ' attempts but fence ' .. j[7] end
+    local wanted = not j[10] or j[10] == '' or string.find(j[10], 'completed', 1, true)
+    if ended and j[9] and j[9] ~= '' and wanted and has('outbox', 'evt_' .. id .. '_completed') == 0
+        and j[11] ~= 'delivered' and j[11] ~= 'failed' then
+      bad[#bad + 1] = 'I6 finished job with a webhook has no event'
+    end
+    report[#report + 1] = {id, status, j[2] or '?', j[3] or '?', bad}
+  end
+end
+return report

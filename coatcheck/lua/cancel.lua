@@ -1,0 +1,24 @@
+#!lua flags=allow-oom
+-- cancel: end a waiting job, or tell the worker of a running one.
+-- From: queued (to canceled), running (to canceling); canceling and canceled stay as they are.
+--
+-- KEYS[1]  prefix
+-- ARGV     1 id
+-- returns  {word, status}: done | conflict | gone
+local id = ARGV[1]
+local jk = P .. 'job:' .. id
+local status = redis.call('HGET', jk, 'st')
+if not status then return {'gone', ''} end
+if status == 'queued' then
+  finish(id, jk, 'canceled', 'cancel', '-', '')
+  return {'done', 'canceled'}
+end
+if status == 'running' then
+  if redis.call('HSETNX', jk, 'cancel', now) == 1 then
+    note(jk, 'cancel', '-', '')
+    wake_waiters(jk, id)
+  end
+  return {'done', 'canceling'}
+end
+if status == 'canceled' then return {'done', 'canceled'} end
+return {'conflict', status}

@@ -1,0 +1,17 @@
+#!lua flags=allow-oom
+-- expire_worker: a worker process is known to be dead; its leases end now and its attempts stay counted.
+-- From: running (to queued or failed), canceling (to canceled).
+--
+-- KEYS[1]  prefix
+-- ARGV     1 beginning of the worker's name
+-- returns  how many jobs it had
+local lost = 0
+for _, id in ipairs(redis.call('ZRANGE', P .. 'leases', 0, -1)) do
+  local jk = P .. 'job:' .. id
+  local j = redis.call('HMGET', jk, 'st', 'worker')
+  if j[1] == 'running' and string.sub(j[2] or '', 1, string.len(ARGV[1])) == ARGV[1] then
+    lose(id, jk, 'expire_worker', 'worker died')
+    lost = lost + 1
+  end
+end
+return lost

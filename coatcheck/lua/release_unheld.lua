@@ -1,0 +1,18 @@
+#!lua flags=allow-oom
+-- release_unheld: hand back what one worker has claimed but does not hold (the claim's reply was lost).
+-- From: running (to queued), canceling (to canceled).
+--
+-- KEYS[1]  prefix
+-- ARGV     1 worker, 2... tokens it holds
+-- returns  how many were handed back
+local held, released = {}, 0
+for i = 2, #ARGV do held[ARGV[i]] = true end
+for _, id in ipairs(redis.call('ZRANGE', P .. 'leases', 0, -1)) do
+  local jk = P .. 'job:' .. id
+  local j = redis.call('HMGET', jk, 'st', 'tok', 'worker')
+  if j[1] == 'running' and j[3] == ARGV[1] and not held[j[2] or ''] then
+    give_back(id, jk, 'reply lost')
+    released = released + 1
+  end
+end
+return released

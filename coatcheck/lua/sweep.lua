@@ -1,0 +1,28 @@
+#!lua flags=allow-oom
+-- sweep: end leases that ran out, expire jobs nobody took, and bring delayed jobs that are due.
+-- From: running (to queued or failed), canceling (to canceled), queued (to expired).
+-- Any process may call it at any time; none leads.
+--
+-- KEYS[1]  prefix
+-- ARGV     1 most jobs of each sort
+-- returns  {leases ended, jobs expired, jobs due}
+local limit = tonumber(ARGV[1])
+local lost = redis.call('ZRANGEBYSCORE', P .. 'leases', '-inf', now, 'LIMIT', 0, limit)
+for _, id in ipairs(lost) do
+  local jk = P .. 'job:' .. id
+  if redis.call('HGET', jk, 'st') == 'running' then
+    lose(id, jk, 'sweep', 'lease ran out')
+  else
+    redis.call('ZREM', P .. 'leases', id)
+  end
+end
+local late = redis.call('ZRANGEBYSCORE', P .. 'ttl', '-inf', now, 'LIMIT', 0, limit)
+for _, id in ipairs(late) do
+  local jk = P .. 'job:' .. id
+  if redis.call('HGET', jk, 'st') == 'queued' then
+    finish(id, jk, 'expired', 'sweep', '-', 'queue TTL', {'code', 'expired', 'err', 'No worker took the job in time.'})
+  else
+    redis.call('ZREM', P .. 'ttl', id)
+  end
+end
+return {#lost, #late, promote(limit)}

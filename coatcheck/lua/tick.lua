@@ -1,0 +1,9 @@
+#!lua flags=allow-oom
+-- tick: ring again for every queue of a kind that still has work (its hint may be lost).
+--
+-- KEYS[1]  prefix
+-- ARGV     1 kind of worker
+-- returns  how many queues have work
+local queues = redis.call('ZRANGE', P .. 'busy:' .. ARGV[1], 0, 99)
+for _, k in ipairs(queues) do ring(k) end
+return #queues

@@ -1,0 +1,294 @@
+"""Models, their versions and aliases, in Redis; the catalog's base models from code.
+
+Versions are immutable, so they are remembered; a version appears only by `complete` (see `lua/complete.lua`).
+Knows no jobs and no HTTP.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Any, cast
+
+import redis
+
+from coatcheck import catalog, keys
+from coatcheck.errors import Forbidden, InvalidInput, ModelExists, ModelInUse, ModelNotFound, VersionNotFound
+from coatcheck.settings import NAME_PATTERN
+from coatcheck.signature import Signature
+
+RESERVED_NAMES = frozenset({"catalog", "stats", "ready", "config", "infer", "versions", "trace"})
+REMEMBERED_S = 5.0
+REMEMBERED_VERSIONS = 1000
+_VERSION_ID = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A named model. `latest` is a version id or empty; time in milliseconds."""
+
+    owner: str
+    name: str
+    visibility: str
+    description: str
+    run_count: int
+    latest: str
+    created_ms: int
+
+    @property
+    def full_name(self) -> str:
+        """`owner/name`."""
+        return f"{self.owner}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """A published version. `signature` is None for a base model's; `metrics` is JSON text."""
+
+    id: str
+    number: int
+    owner: str
+    name: str
+    prefix: str
+    signature: Signature | None
+    metrics: str
+    training: str
+    created_ms: int
+
+    @property
+    def model(self) -> str:
+        """`owner/name`."""
+        return f"{self.owner}/{self.name}"
+
+
+class Registry:
+    """What `account` may see: its own models, the catalog, and public ones."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._remembered: dict[str, tuple[float, Version]] = {}
+
+    # -- models ------------------------------------------------------------------------------------------------
+
+    def model(self, account: str, owner: str, name: str) -> Model:
+        """One model. Raises ModelNotFound, for a foreign private one too."""
+        if owner == catalog.OWNER:
+            return _catalog_model(catalog.base_model(name))
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.hgetall(keys.model(owner, name))
+        pipeline.hget(keys.aliases(owner, name), "latest")
+        pipeline.hget(keys.PREFIX + "runs", f"{owner}/{name}")
+        record, latest, runs = pipeline.execute()
+        if not record or (owner != account and record[b"visibility"] != b"public"):
+            raise ModelNotFound(f"There is no model {owner}/{name}.")
+        return Model(
+            owner=owner,
+            name=name,
+            visibility=record[b"visibility"].decode(),
+            description=record[b"description"].decode(),
+            run_count=int(runs or 0),
+            latest=(latest or b"").decode(),
+            created_ms=int(record[b"created"]),
+        )
+
+    def models(self, account: str, *, limit: int = 1000, before_ms: int | None = None) -> list[Model]:
+        """The account's models, newest first, and behind them the catalog."""
+        highest = "+inf" if before_ms is None else f"({before_ms}"
+        names = cast(list[bytes], self._client.zrevrangebyscore(keys.models(account), highest, "-inf", 0, limit))
+        own = [self.model(account, account, name.decode()) for name in names]
+        return own + [_catalog_model(entry) for entry in catalog.BASE_MODELS.values()][: limit - len(own)]
+
+    def search(self, account: str, words: str) -> list[Model]:
+        """Models whose name or description has every word, case folded."""
+        wanted = words.casefold().split()
+        return [
+            model
+            for model in self.models(account)
+            if all(word in f"{model.full_name} {model.description}".casefold() for word in wanted)
+        ]
+
+    def create_model(self, account: str, owner: str, name: str, *, visibility: str, description: str) -> Model:
+        """Make an empty model.
+
+        Raises:
+            InvalidInput: bad name. Forbidden: another's owner name. ModelExists.
+        """
+        check_name(name, "name")
+        if owner != account:
+            raise Forbidden(f"owner is {owner!r}; your key belongs to {account!r}", field="owner")
+        created = int(time.time() * 1000)
+        if not self._client.hsetnx(keys.model(owner, name), "created", str(created)):
+            raise ModelExists(f"The model {owner}/{name} exists.", field="name")
+        record: dict[Any, Any] = {"account": account, "visibility": visibility, "description": description}
+        self._client.hset(keys.model(owner, name), mapping=record)
+        self._client.zadd(keys.models(owner), {name: created})
+        return self.model(account, owner, name)
+
+    def delete_model(self, account: str, owner: str, name: str) -> None:
+        """Remove a model without versions. Raises ModelNotFound, Forbidden, ModelInUse."""
+        self._own(account, owner, name)
+        count = self._client.zcard(keys.versions(owner, name))
+        if count:
+            raise ModelInUse(f"The model {owner}/{name} has {count} version(s); delete them first.")
+        self._client.delete(keys.model(owner, name), keys.aliases(owner, name))
+        self._client.zrem(keys.models(owner), name)
+
+    # -- versions ----------------------------------------------------------------------------------------------
+
+    def versions(self, account: str, owner: str, name: str) -> list[Version]:
+        """A model's versions, newest first."""
+        self.model(account, owner, name)
+        if owner == catalog.OWNER:
+            return [_catalog_version(catalog.base_model(name))]
+        ids = cast(list[bytes], self._client.zrevrange(keys.versions(owner, name), 0, -1))
+        found = [self._version(version_id.decode()) for version_id in ids]
+        return [version for version in found if version is not None]
+
+    def version(self, account: str, owner: str, name: str, ref: str = "") -> Version:
+        """A version by id, number or alias; without a reference the alias `production` if set, else `latest`.
+
+        Raises:
+            ModelNotFound, VersionNotFound
+        """
+        if owner == catalog.OWNER:
+            version = _catalog_version(catalog.base_model(name))
+            if ref not in ("", "latest", "1", version.id):
+                raise VersionNotFound(f"catalog/{name} has no version {ref!r}.")
+            return version
+        self.model(account, owner, name)
+        version_id = self._resolve(owner, name, ref)
+        found = self._version(version_id) if version_id else None
+        if found is None or found.model != f"{owner}/{name}":
+            told = f"no version {ref!r}" if ref else "no version yet"
+            raise VersionNotFound(f"{owner}/{name} has {told}.")
+        return found
+
+    def version_by_id(self, account: str, version_id: str) -> Version:
+        """A version by its 64 hex digits alone. Raises VersionNotFound, for a foreign private one too."""
+        version = self._version(version_id)
+        if version is None:
+            for entry in catalog.BASE_MODELS.values():
+                if entry.version == version_id:
+                    return _catalog_version(entry)
+            raise VersionNotFound(f"There is no version {version_id[:80]!r}.", field="version")
+        if version.owner != account:
+            try:
+                self.model(account, version.owner, version.name)
+            except ModelNotFound:
+                raise VersionNotFound(f"There is no version {version_id!r}.", field="version") from None
+        return version
+
+    def find_version(self, version_id: str) -> Version | None:
+        """For workers: the version, whoever owns it."""
+        return self._version(version_id)
+
+    def delete_version(self, account: str, owner: str, name: str, ref: str) -> Version:
+        """Remove a version that no alias but `latest` names and no job waits for; returns what it was.
+
+        Raises:
+            ModelNotFound, VersionNotFound, Forbidden, ModelInUse
+        """
+        self._own(account, owner, name)
+        version = self.version(account, owner, name, ref)
+        aliases = cast(dict[bytes, bytes], self._client.hgetall(keys.aliases(owner, name)))
+        naming = [alias.decode() for alias, target in aliases.items() if target.decode() == version.id]
+        others = [alias for alias in naming if alias != "latest"]
+        if others:
+            raise ModelInUse(f"Version {version.number} is named by the alias {', '.join(others)}.")
+        queue = f"predict:{version.id}"
+        if self._client.zcard(keys.ready(queue)) or self._client.zcard(keys.solo(queue)):
+            raise ModelInUse(f"Jobs wait for version {version.number}; cancel them or let them finish.")
+        self._client.zrem(keys.versions(owner, name), version.id)
+        self._client.delete(keys.version(version.id))
+        self._remembered.pop(version.id, None)
+        if "latest" in naming:
+            newest = cast(list[bytes], self._client.zrevrange(keys.versions(owner, name), 0, 0))
+            if newest:
+                self._client.hset(keys.aliases(owner, name), "latest", newest[0])
+            else:
+                self._client.hdel(keys.aliases(owner, name), "latest")
+        return version
+
+    def _own(self, account: str, owner: str, name: str) -> None:
+        self.model(account, owner, name)
+        if owner != account:
+            raise Forbidden(f"{owner}/{name} is not yours to change.")
+
+    def _resolve(self, owner: str, name: str, ref: str) -> str:
+        if _VERSION_ID.fullmatch(ref):
+            return ref
+        if ref.isdecimal() and len(ref) < 10:
+            ids = cast(list[bytes], self._client.zrangebyscore(keys.versions(owner, name), int(ref), int(ref)))
+            return ids[0].decode() if ids else ""
+        wanted = [ref] if ref else ["production", "latest"]
+        found = cast(list[bytes | None], self._client.hmget(keys.aliases(owner, name), wanted))
+        return next((target.decode() for target in found if target), "")
+
+    def _version(self, version_id: str) -> Version | None:
+        now = time.monotonic()
+        known = self._remembered.get(version_id)
+        if known is not None and now - known[0] < REMEMBERED_S:
+            return known[1]
+        if not _VERSION_ID.fullmatch(version_id):
+            return None
+        record = cast(dict[bytes, bytes], self._client.hgetall(keys.version(version_id)))
+        if not record:
+            self._remembered.pop(version_id, None)
+            return None
+        # The same object again where nothing changed: its signature's decoders are cached by identity.
+        version = known[1] if known is not None else _version(version_id, record)
+        if len(self._remembered) >= REMEMBERED_VERSIONS:
+            self._remembered.clear()
+        self._remembered[version_id] = (now, version)
+        return version
+
+
+def check_name(name: str, field: str) -> None:
+    """Refuse a model name that the naming rules exclude. Raises InvalidInput."""
+    if not NAME_PATTERN.fullmatch(name) or "--" in name or name in RESERVED_NAMES:
+        raise InvalidInput(
+            f"{field} is {name[:80]!r}; expected 1 to 64 lower-case letters, digits, . _ - "
+            "that begin and end with a letter or digit, without --",
+            field=field,
+        )
+
+
+def _version(version_id: str, record: dict[bytes, bytes]) -> Version:
+    return Version(
+        id=version_id,
+        number=int(record[b"number"]),
+        owner=record[b"owner"].decode(),
+        name=record[b"name"].decode(),
+        prefix=record[b"prefix"].decode(),
+        signature=Signature.from_json(record[b"signature"]),
+        metrics=record[b"metrics"].decode(),
+        training=record[b"training"].decode(),
+        created_ms=int(record[b"created"]),
+    )
+
+
+def _catalog_model(entry: catalog.BaseModel) -> Model:
+    return Model(
+        owner=catalog.OWNER,
+        name=entry.recipe,
+        visibility="public",
+        description=entry.description,
+        run_count=0,
+        latest=entry.version,
+        created_ms=0,
+    )
+
+
+def _catalog_version(entry: catalog.BaseModel) -> Version:
+    return Version(
+        id=entry.version,
+        number=1,
+        owner=catalog.OWNER,
+        name=entry.recipe,
+        prefix="",
+        signature=None,
+        metrics="{}",
+        training="",
+        created_ms=0,
+    )

@@ -1,0 +1,70 @@
+"""Loads the Lua files and calls them by digest. Knows nothing of what they do."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from typing import Any
+
+import redis
+from redis.exceptions import NoScriptError
+
+from coatcheck.keys import PREFIX
+
+Argument = str | bytes | int | float
+
+
+class Scripts:
+    """Every file of `lua/` but the prelude, each callable by its stem."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client: Any = client  # execute_command is untyped
+        self._sources = load_sources()
+        self._digests = {
+            name: hashlib.sha1(source, usedforsecurity=False).hexdigest() for name, source in self._sources.items()
+        }
+
+    def call(self, name: str, *arguments: Argument) -> Any:
+        """Run one script; a server that does not know it (restart, SCRIPT FLUSH) is given it and asked again."""
+        try:
+            return self._client.execute_command("EVALSHA", self._digests[name], 1, PREFIX, *arguments)
+        except NoScriptError:
+            self._client.script_load(self._sources[name])
+            return self._client.execute_command("EVALSHA", self._digests[name], 1, PREFIX, *arguments)
+
+    def call_many(self, calls: list[tuple[str, tuple[Argument, ...]]]) -> list[Any]:
+        """Run scripts in one round trip, each atomic by itself; answers in order.
+
+        Raises:
+            redis.RedisError: of the first call that failed; the others have taken effect.
+        """
+        answers = self._pipelined(calls)
+        unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if unknown:
+            for name in {calls[i][0] for i in unknown}:
+                self._client.script_load(self._sources[name])
+            for i, answer in zip(unknown, self._pipelined([calls[i] for i in unknown]), strict=True):
+                answers[i] = answer
+        for answer in answers:
+            if isinstance(answer, redis.RedisError):
+                raise answer
+        return answers
+
+    def _pipelined(self, calls: list[tuple[str, tuple[Argument, ...]]]) -> list[Any]:
+        pipeline: Any = self._client.pipeline(transaction=False)
+        for name, arguments in calls:
+            pipeline.execute_command("EVALSHA", self._digests[name], 1, PREFIX, *arguments)
+        answers: list[Any] = pipeline.execute(raise_on_error=False)
+        return answers
+
+
+def load_sources() -> dict[str, bytes]:
+    """Script name -> text, with the prelude pasted after the shebang line."""
+    folder = resources.files("coatcheck") / "lua"
+    prelude = (folder / "prelude.lua").read_text()
+    sources = {}
+    for path in folder.iterdir():
+        if path.name.endswith(".lua") and path.name != "prelude.lua":
+            shebang, body = path.read_text().split("\n", 1)
+            sources[path.name.removesuffix(".lua")] = f"{shebang}\n{prelude}\n{body}".encode()
+    return sources

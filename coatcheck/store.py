@@ -1,0 +1,380 @@
+"""The job store: one method per transition, one Lua file per method.
+
+Turns records into script arguments and status words into errors; decides nothing itself. It does not know
+models, signatures, artifacts or HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, cast
+
+import redis
+
+from coatcheck import keys
+from coatcheck.claims import (
+    Accepted,
+    Beat,
+    BeatAnswer,
+    Claimed,
+    ClaimReply,
+    ClaimRequest,
+    Completion,
+    Event,
+    Idempotency,
+    NewJob,
+    Outcome,
+    Publication,
+    Reported,
+)
+from coatcheck.errors import (
+    IdempotencyMismatch,
+    JobFinished,
+    JobNotFound,
+    MemoryPressure,
+    QueueFull,
+    StoreUnavailable,
+    TooManyOpenJobs,
+    VersionSuspended,
+)
+from coatcheck.jobs import Job, Status, id_time_ms
+from coatcheck.scripts import Argument, Scripts
+
+T = TypeVar("T")
+
+IDEMPOTENCY_MS = 72 * 3600 * 1000
+TOMBSTONES_KEPT = 100_000
+FAIL_FAST_S = 1.0
+
+_BEAT_ANSWERS = {0: BeatAnswer.LOST, 1: BeatAnswer.GO_ON, 2: BeatAnswer.CANCEL}
+
+
+class JobStore:
+    """Job records and queues in one Redis.
+
+    Args:
+        client: byte strings in and out (`decode_responses=False`), without retries of its own.
+        max_queue_depth: waiting jobs a queue may hold.
+        max_open_jobs: open jobs an account may have.
+    """
+
+    def __init__(self, client: redis.Redis, *, max_queue_depth: int = 100_000, max_open_jobs: int = 10_000) -> None:
+        self.client = client
+        self._scripts = Scripts(client)
+        self._max_queue_depth = max_queue_depth
+        self._max_open_jobs = max_open_jobs
+        self._down_until = 0.0
+
+    # -- accepting ---------------------------------------------------------------------------------------------
+
+    def submit(self, job: NewJob) -> Accepted:
+        """Accept a job, or find the one its idempotency key was used for.
+
+        Raises:
+            IdempotencyMismatch, QueueFull, TooManyOpenJobs, VersionSuspended, MemoryPressure, StoreUnavailable
+        """
+        word, job_id, at_ms = self._call("submit", *self._submit_arguments(job))
+        word = word.decode()
+        if word in ("ok", "replayed"):
+            return Accepted(id=job_id.decode(), created=word == "ok", at_ms=at_ms)
+        raise _refusal(word, job)
+
+    def _submit_arguments(self, job: NewJob) -> list[Argument]:
+        idempotency = job.idempotency
+        arguments: list[Argument] = [
+            job.id,
+            job.queue,
+            job.account,
+            job.kind,
+            self._max_queue_depth,
+            self._max_open_jobs,
+            job.queue_ttl_ms,
+            idempotency.digest if idempotency else "",
+            idempotency.fingerprint if idempotency else "",
+            IDEMPOTENCY_MS,
+            job.version if job.queue.startswith("predict:") else "",
+            *("model", job.model, id_time_ms(job.id) or 0),
+            *("version", job.version, "limit_ms", job.limit_ms),
+            *("keep_ms", job.keep_ms, "max_att", job.max_attempts),
+        ]
+        optional: tuple[tuple[str, Argument], ...] = (
+            ("in", job.input),
+            ("in_ref", job.input_ref),
+            ("dest", job.destination),
+            ("wh", job.webhook),
+            ("wh_ev", job.webhook_events),
+            ("retry_of", job.retry_of),
+            ("wait", job.wait_channel),
+        )
+        for name, value in optional:
+            if value:
+                arguments += (name, value)
+        if job.rows != 1:
+            arguments += ("rows", job.rows)
+        if len(job.input) > 1024:
+            arguments += ("size", len(job.input))
+        return arguments
+
+    def accepted_before(self, idempotency: Idempotency) -> str | None:
+        """Id of the job this key was used for, if its record is still kept.
+
+        Raises:
+            IdempotencyMismatch: the key was used with another body.
+        """
+        name = f"{keys.PREFIX}idem:{idempotency.digest}"
+        found = cast(list[bytes | None], self._guard(lambda: self.client.hmget(name, "id", "fp")))
+        job_id, fingerprint = found
+        if job_id is None or not self._guard(lambda: self.client.exists(keys.job(job_id.decode()))):
+            return None
+        if fingerprint != idempotency.fingerprint.encode():
+            raise IdempotencyMismatch(field="Idempotency-Key")
+        return job_id.decode()
+
+    def cancel(self, job_id: str) -> Status:
+        """End a waiting job or tell the worker of a running one.
+
+        Raises:
+            JobFinished: it has another terminal status. JobNotFound: no record.
+        """
+        word, status = self._call("cancel", job_id)
+        if word == b"gone":
+            raise JobNotFound
+        if word == b"conflict":
+            raise JobFinished(f"The job is {status.decode()}; a finished job does not change.")
+        return Status(status.decode())
+
+    # -- working -----------------------------------------------------------------------------------------------
+
+    def claim(self, request: ClaimRequest) -> ClaimReply:
+        """Take a group of first attempts or one later attempt; empty when nothing waits."""
+        return _claim_reply(self._call("claim", *_claim_arguments(request)))
+
+    def heartbeat(self, beats: Iterable[Beat], lease_ms: int) -> list[BeatAnswer]:
+        """Extend leases, write progress; one answer a beat, in order."""
+        arguments: list[Argument] = [lease_ms]
+        for beat in beats:
+            arguments += (beat.id, beat.token, beat.progress, beat.checkpoint, _events_json(beat.events))
+        return [_BEAT_ANSWERS[answer] for answer in self._call("heartbeat", *arguments)]
+
+    def complete(self, completion: Completion) -> Reported:
+        """Report the end of a claimed job; a publication takes effect in the same step."""
+        return _reported(self._call("complete", *_complete_arguments(completion)))
+
+    def complete_and_claim(
+        self, completions: list[Completion], request: ClaimRequest | None
+    ) -> tuple[list[Reported], ClaimReply | None]:
+        """Report many jobs, each atomic by itself, and claim the next group, in one round trip."""
+        calls: list[tuple[str, tuple[Argument, ...]]] = [
+            ("complete", tuple(_complete_arguments(completion))) for completion in completions
+        ]
+        if request is not None:
+            calls.append(("claim", tuple(_claim_arguments(request))))
+        answers = self._guard(lambda: self._scripts.call_many(calls))
+        reply = _claim_reply(answers.pop()) if request is not None else None
+        return [_reported(answer) for answer in answers], reply
+
+    def retry(self, job_id: str, token: str, *, code: str, error: str, backoff_ms: int) -> Reported:
+        """Report a passing failure: queued again after the back-off, or failed when no attempt is left."""
+        return _reported(self._call("retry", job_id, token, code, error, backoff_ms))
+
+    def release(self, claims: Iterable[tuple[str, str]]) -> int:
+        """Hand back (id, token) pairs, attempts not counted; returns how many were still held."""
+        flat = [part for claim in claims for part in claim]
+        return cast(int, self._call("release", *flat)) if flat else 0
+
+    def release_unheld(self, worker: str, tokens: Iterable[str]) -> int:
+        """Hand back what `worker` has claimed without holding its token (the claim's reply was lost)."""
+        return cast(int, self._call("release_unheld", worker, *tokens))
+
+    # -- recovery ----------------------------------------------------------------------------------------------
+
+    def expire_worker(self, worker_prefix: str) -> int:
+        """End at once all leases of workers whose name begins so; returns how many jobs they had."""
+        return cast(int, self._call("expire_worker", worker_prefix))
+
+    def sweep(self, limit: int = 100) -> tuple[int, int, int]:
+        """End leases that ran out, expire old jobs, bring due ones: (leases, expired, due)."""
+        lost, late, due = self._call("sweep", limit)
+        return lost, late, due
+
+    def gc(self, *, limit: int = 500, pressure: bool = False) -> list[tuple[str, str, str]]:
+        """Delete finished jobs whose time is over: (id, input prefix, output prefix) of each."""
+        flat = [part.decode() for part in self._call("gc", limit, "1" if pressure else "0", TOMBSTONES_KEPT)]
+        return list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+
+    def tick(self, worker_kind: str) -> int:
+        """Ring again for every queue of the kind that has work; returns how many have."""
+        return cast(int, self._call("tick", worker_kind))
+
+    def resume_version(self, version: str) -> bool:
+        """Take new jobs for a suspended version again; False if it was not suspended."""
+        return bool(self._call("resume_version", version))
+
+    def audit(self, job_ids: list[str]) -> list[tuple[str, str, str, str, list[str]]]:
+        """Check at most 500 jobs: (id, status, account, kind, violations) of each that exists."""
+        return [
+            (job_id.decode(), status.decode(), account.decode(), kind.decode(), [line.decode() for line in bad])
+            for job_id, status, account, kind, bad in self._call("audit", *job_ids)
+        ]
+
+    def repair(self, job_id: str) -> str:
+        """Put one job's set memberships in line with its record; returns its status ('' = no record)."""
+        return cast(bytes, self._call("repair", job_id)).decode()
+
+    # -- telling -----------------------------------------------------------------------------------------------
+
+    def watch(self, job_id: str, channel: str, *, follow: bool = False) -> Status | None:
+        """Have `channel` told when the job ends, or with `follow` at every change; its status now, None if gone."""
+        status = self._call("watch", job_id, channel, "follow" if follow else "wait")
+        return Status(status.decode()) if status else None
+
+    def outbox_lease(self, limit: int, lease_ms: int) -> list[tuple[str, ...]]:
+        """Take due events: (event, token, job, url, status, tries, time ms) of each."""
+        rows = self._call("outbox_lease", limit, lease_ms, secrets.token_hex(4))
+        return [tuple(value.decode() for value in row) for row in rows]
+
+    def outbox_ack(self, event: str, token: str) -> bool:
+        """An event was delivered; False if another process has taken it over."""
+        return bool(self._call("outbox_ack", event, token))
+
+    def outbox_nack(self, event: str, token: str, *, next_ms: int, max_tries: int) -> bool:
+        """A delivery failed; False if another process has taken the event over."""
+        return bool(self._call("outbox_nack", event, token, next_ms, max_tries))
+
+    # -- reading -----------------------------------------------------------------------------------------------
+
+    def get(self, job_id: str) -> Job | None:
+        """The record, or None."""
+        record = self._guard(lambda: self.client.hgetall(keys.job(job_id)))
+        return Job.from_hash(job_id, cast(dict[bytes, bytes], record)) if record else None
+
+    def get_many(self, job_ids: list[str]) -> list[Job | None]:
+        """Records in order, None where there is none."""
+
+        def read() -> list[Any]:
+            pipeline = self.client.pipeline(transaction=False)
+            for job_id in job_ids:
+                pipeline.hgetall(keys.job(job_id))
+            return pipeline.execute()
+
+        return [
+            Job.from_hash(job_id, record) if record else None
+            for job_id, record in zip(job_ids, self._guard(read), strict=True)
+        ]
+
+    def tombstone(self, job_id: str) -> tuple[Status, int, str] | None:
+        """How a deleted job ended: (status, ended ms, account), while its tombstone lasts."""
+        line = cast(bytes | None, self._guard(lambda: self.client.hget(keys.TOMBSTONES, job_id)))
+        if line is None:
+            return None
+        status, ended_ms, account = line.decode().split(" ")
+        return Status(status), int(ended_ms), account
+
+    # -- calling -----------------------------------------------------------------------------------------------
+
+    def _call(self, name: str, *arguments: Argument) -> Any:
+        return self._guard(lambda: self._scripts.call(name, *arguments))
+
+    def _guard(self, action: Callable[[], T]) -> T:
+        if time.monotonic() < self._down_until:
+            raise StoreUnavailable(retry_after_s=1)
+        try:
+            return action()
+        except redis.exceptions.OutOfMemoryError as error:
+            raise MemoryPressure(retry_after_s=30) from error
+        except redis.exceptions.TimeoutError as error:
+            # Callers behind this one would each wait as long again: answer them at once for a moment.
+            self._down_until = time.monotonic() + FAIL_FAST_S
+            raise StoreUnavailable(retry_after_s=1) from error
+        except (redis.exceptions.ConnectionError, redis.exceptions.BusyLoadingError) as error:
+            raise StoreUnavailable(retry_after_s=1) from error
+
+
+def _refusal(word: str, job: NewJob) -> Exception:
+    if word == "mismatch":
+        return IdempotencyMismatch(field="Idempotency-Key")
+    if word == "full":
+        return QueueFull(retry_after_s=5)
+    if word == "too_many_open":
+        return TooManyOpenJobs(retry_after_s=5)
+    if word == "suspended":
+        return VersionSuspended(
+            f"Version {job.version} is suspended: several of its jobs ended their worker in the last minutes. "
+            "An operator can resume it."
+        )
+    return MemoryPressure(retry_after_s=30)
+
+
+def _claim_arguments(request: ClaimRequest) -> list[Argument]:
+    return [
+        request.kind,
+        request.queue,
+        request.worker,
+        secrets.token_hex(4),
+        request.lease_ms,
+        request.most_rows,
+        request.most_bytes,
+        "solo" if request.solo_first else "ready",
+    ]
+
+
+def _claim_reply(answer: Any) -> ClaimReply:
+    queue, others, *items = answer
+    return ClaimReply(
+        queue=queue.decode(),
+        other_queues=[other.decode() for other in others],
+        jobs=[
+            Claimed(
+                id=item[0].decode(),
+                token=item[1].decode(),
+                input=item[2],
+                input_ref=item[3].decode(),
+                rows=int(item[4]),
+                limit_ms=int(item[5]),
+                attempt=item[6],
+            )
+            for item in items
+        ],
+    )
+
+
+def _complete_arguments(completion: Completion) -> list[Argument]:
+    return [
+        completion.id,
+        completion.token,
+        completion.status,
+        completion.output,
+        completion.output_ref,
+        completion.code,
+        completion.error,
+        completion.provider,
+        _publication_json(completion.publication),
+        _events_json(completion.events),
+    ]
+
+
+def _publication_json(publication: Publication | None) -> str:
+    if publication is None:
+        return ""
+    return json.dumps(
+        {
+            "owner": publication.owner,
+            "name": publication.name,
+            "id": publication.version_id,
+            "prefix": publication.prefix,
+            "signature": publication.signature,
+            "metrics": publication.metrics,
+        }
+    )
+
+
+def _events_json(events: tuple[Event, ...]) -> str:
+    return json.dumps([[event.name, event.data] for event in events]) if events else ""
+
+
+def _reported(answer: Any) -> Reported:
+    word, status = answer
+    return Reported(outcome=Outcome(word.decode()), status=Status(status.decode()) if status else None)
