@@ -59,7 +59,7 @@ def apply_load(
         ],
     )
     before = service.cpu_s()
-    done = subprocess.run(  # noqa: S603 - our own module
+    done = subprocess.run(
         [sys.executable, "-m", "benchmarks.load_client"],
         input=msgspec.json.encode(plan),
         capture_output=True,

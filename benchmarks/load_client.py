@@ -69,6 +69,8 @@ class Outcome(msgspec.Struct, kw_only=True):
     causes: dict[str, int] = {}
     p50_ms: float = 0.0
     p99_ms: float = 0.0
+    #: Start of the window on the machine's monotonic clock.
+    started_at: float = 0.0
     #: CPU seconds of this client inside the window.
     cpu_s: float = 0.0
     #: Answers whose correctness was checked, warm-up and end included.
@@ -244,6 +246,7 @@ class Run:
             "read": self._reading,
         }[self.plan.mode]
         self.start = time.monotonic() + self.plan.warmup_s
+        self.outcome.started_at = self.start
         self.end = self.start + self.plan.seconds
         clock = self._clock(loop)
         ended = loop.run([client() for _ in range(self.plan.clients)] + [clock], self.end + _GRACE_S)

@@ -5,6 +5,7 @@ Knows nothing about what the processes are.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import http.client
 import os
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 _PR_SET_PDEATHSIG = 1
 
@@ -26,13 +28,15 @@ class StartError(Exception):
 class Child:
     """A running command, with the end of its log for when it fails."""
 
-    def __init__(self, name: str, command: list[str], *, folder: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, command: list[str], *, folder: Path, environment: dict[str, str] | None = None
+    ) -> None:
         """Start `command` in `folder`; `environment` is added to the present one."""
         self.name = name
         self.log = folder / f"{name}.log"
         extra = [f"{key}={value}" for key, value in (environment or {}).items()]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(  # noqa: S603 - our own fixed commands
+            self.process = subprocess.Popen(
                 ["env", *extra, *command],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
@@ -42,7 +46,7 @@ class Child:
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl, no threads started yet
             )
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> Self:
         """The child itself, stopped at the end of the block."""
         return self
 
@@ -73,14 +77,10 @@ class Child:
         """SIGTERM; what is left of the group after `limit_s` gets SIGKILL."""
         if self.process.poll() is None:
             self.process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(limit_s)
-            except subprocess.TimeoutExpired:
-                pass
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
 
     def descendants(self) -> dict[int, str]:

@@ -6,6 +6,7 @@ Knows nothing of HTTP. Its Redis and model are named in `bench.json` in the work
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,14 @@ app.conf.update(
     worker_disable_rate_limits=True,
 )
 
-_session: ort.InferenceSession | None = None
 
-
+@cache
 def get_session() -> ort.InferenceSession:
     """The session of this process; one thread, as everywhere in the benchmark."""
-    global _session
-    if _session is None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        _session = ort.InferenceSession(CONFIG["model"], options, providers=["CPUExecutionProvider"])
-    return _session
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    return ort.InferenceSession(CONFIG["model"], options, providers=["CPUExecutionProvider"])
 
 
 @app.task(name="predict")

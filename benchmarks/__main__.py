@@ -1,0 +1,87 @@
+"""`python -m benchmarks`: all rows in one run, as a table and as JSON."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+import onnxruntime
+from rich.console import Console
+
+from benchmarks.bench import Bench
+from benchmarks.report import Row, print_table, write_json
+
+#: One module a command, in the order of the table; those that stop workers or fill servers come last.
+NAMES = ("throughput", "wait", "latency", "queue_cost", "waits_open", "startup", "growth")
+
+
+@click.command()
+@click.option("--seconds", default=5.0, show_default=True, help="Length of one measurement.")
+@click.option("--rounds", default=3, show_default=True, help="How often each measurement is repeated, in turn.")
+@click.option("--only", multiple=True, type=click.Choice(NAMES), help="Only these rows; can be given several times.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write every number there too.")
+@click.option("--stored", default=1_000_000, show_default=True, help="Stored jobs of the growth rows.")
+@click.option("--submit-seconds", default=30.0, show_default=True, help="Length of the submit-only load.")
+@click.option("--quick", is_flag=True, help="Short: shows that the harness works; the numbers mean little.")
+def main(
+    *,
+    seconds: float,
+    rounds: int,
+    only: tuple[str, ...],
+    json_path: Path | None,
+    stored: int,
+    submit_seconds: float,
+    quick: bool,
+) -> None:
+    """Measure our service against its baselines and ceilings, in one run."""
+    if quick:
+        seconds, rounds, stored, submit_seconds = 1.0, 1, 5_000, 2.0
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    progress = Console(stderr=True, quiet=quick)
+    started = time.monotonic()
+    rows: list[Row] = []
+    broken: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="coatcheck-bench-") as folder, ExitStack() as stack:
+        bench = Bench(
+            folder=Path(folder),
+            stack=stack,
+            seconds=seconds,
+            rounds=rounds,
+            stored=stored,
+            submit_seconds=submit_seconds,
+            say=lambda what: progress.print(f"[dim]{time.monotonic() - started:6.1f} s[/]  {what}", highlight=False),
+        )
+        for name in only or NAMES:
+            try:
+                rows += importlib.import_module(f"benchmarks.{name}").measure(bench)
+            except Exception as error:
+                # The other rows are still worth having; the exit code tells.
+                broken[name] = f"{type(error).__name__}: {error}"
+                console.print(f"[red]{name} failed:[/] {broken[name]}", highlight=False)
+    facts = _facts(seconds=seconds, rounds=rounds, stored=stored, took_s=time.monotonic() - started, broken=broken)
+    print_table(rows, console)
+    if json_path:
+        write_json(rows, facts, json_path)
+    sys.exit(1 if broken or any(row.faults for row in rows) else 0)
+
+
+def _facts(**given: Any) -> dict[str, Any]:
+    return {
+        **given,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,
+        "machine": platform.machine(),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Rows: do submit, poll, claim and list slow down with a million stored jobs, and what does each cost in Redis?
+
+Works on the job store itself, on two servers configured like the service's own: HTTP's noise would hide a
+difference of 20 %. All jobs are written by the store's own scripts.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, cast
+
+import redis
+
+from benchmarks.bench import Bench
+from benchmarks.report import Row
+from coatcheck import keys
+from coatcheck.claims import Claimed, ClaimRequest, Completion, NewJob
+from coatcheck.connections import connect
+from coatcheck.embedded_redis import embedded_redis
+from coatcheck.jobs import Kind, Status, new_id
+from coatcheck.store import JobStore
+
+FEW = 1_000
+TIME_TARGET = 1.2
+BYTES_TARGET = 1.5 * 1024
+PAGE = 20
+
+_ACCOUNT = "me"
+_VERSION = "ab" * 32
+_QUEUE = f"predict:{_VERSION}"
+_GROUP = 250
+_CALLS = 200
+_INPUT = b'{"image":[%s]}' % b",".join([b"[0.0,0.0,5.0,13.0,9.0,1.0,0.0,0.0]"] * 8)
+_OUTPUT = b'{"label":"7","probabilities":{%s}}' % b",".join(b'"%d":0.012345678' % digit for digit in range(10))
+
+
+def measure(bench: Bench) -> list[Row]:
+    """Fill two servers, then time each operation on both in turn."""
+    with ExitStack() as stack:
+        few = _Filled(stack, bench, FEW, "few")
+        many = _Filled(stack, bench, bench.stored, "many")
+        times: dict[str, list[tuple[float, float]]] = {}
+        for _ in range(bench.rounds):
+            bench.say("submit, poll, claim and list")
+            for name in few.operations():
+                small, large = _alternate(few.operations()[name], many.operations()[name])
+                times.setdefault(name, []).append((large, small))
+        rows = [
+            Row(
+                name=f"{name} with {bench.stored:,} stored jobs, p50",
+                unit="us",
+                ours=tuple(large for large, _ in pairs),
+                other=tuple(small for _, small in pairs),
+                against=f"with {FEW:,}",
+                target=TIME_TARGET,
+                direction="at most",
+            )
+            for name, pairs in times.items()
+        ]
+        rows.append(
+            Row(
+                name="Redis per finished small job",
+                unit="bytes",
+                ours=(many.bytes_a_job,),
+                other=(),
+                against="the target itself",
+                target=BYTES_TARGET,
+                direction="at most",
+                absolute=True,
+                detail={"fill_jobs_s": many.fill_rate},
+            )
+        )
+        return rows
+
+
+class _Filled:
+    """A server with so many finished jobs, and the operations that are timed on it."""
+
+    def __init__(self, stack: ExitStack, bench: Bench, count: int, name: str) -> None:
+        bench.say(f"storing {count:,} finished jobs")
+        # Filling waits for no disk; the timed operations do, as in the service.
+        url = stack.enter_context(embedded_redis(bench.folder / f"growth-{name}", appendfsync="no"))
+        self._client = connect(url, timeout_s=30)
+        stack.callback(self._client.close)
+        self._store = JobStore(self._client, max_open_jobs=10**7, max_queue_depth=10**7)
+        before, started = _used_bytes(self._client), time.monotonic()
+        self._ids: list[str] = []
+        for first in range(0, count, _GROUP):
+            self._store_finished(min(_GROUP, count - first))
+        self.fill_rate = count / (time.monotonic() - started)
+        self.bytes_a_job = (_used_bytes(self._client) - before) / count
+        self._client.config_set("appendfsync", "always")
+        self._next = 0
+
+    def operations(self) -> dict[str, Callable[[], float]]:
+        """Each operation once; returns its microseconds."""
+        return {"submit": self._submit, "claim": self._claim, "poll": self._poll, "list": self._list}
+
+    def _store_finished(self, count: int) -> None:
+        jobs = [_new_job() for _ in range(count)]
+        store = self._store
+        # One round trip for the group; the same script with the same arguments as `submit`.
+        store._scripts.call_many([("submit", tuple(store._submit_arguments(job))) for job in jobs])  # noqa: SLF001
+        claims = store.claim(_claim_request(count)).jobs
+        if len(claims) != count:
+            raise RuntimeError(f"claimed {len(claims)} of {count} submitted jobs")
+        store.complete_and_claim([_completion(claim) for claim in claims], None)
+        self._ids.append(jobs[0].id)
+
+    def _submit(self) -> float:
+        job = _new_job()
+        return _timed(lambda: self._store.submit(job))[0]
+
+    def _claim(self) -> float:
+        """Claim one job that `_submit` left, and end it untimed."""
+        took, reply = _timed(lambda: self._store.claim(_claim_request(1)))
+        self._store.complete(_completion(reply.jobs[0]))
+        return took
+
+    def _poll(self) -> float:
+        self._next = (self._next + 1) % len(self._ids)
+        took, job = _timed(lambda: self._store.get(self._ids[self._next]))
+        if job is None or job.status is not Status.SUCCEEDED:
+            raise RuntimeError("a stored job is not there")
+        return took
+
+    def _list(self) -> float:
+        """The newest page of an account's predictions: the ids from its index, then their records."""
+
+        def read() -> list[Any]:
+            ids = cast(list[bytes], self._client.zrevrange(keys.jobs_of(_ACCOUNT, Kind.PREDICTION), 0, PAGE - 1))
+            return self._store.get_many([job_id.decode() for job_id in ids])
+
+        took, page = _timed(read)
+        if len(page) != PAGE:
+            raise RuntimeError(f"a page has {len(page)} jobs")
+        return took
+
+
+def _alternate(small: Callable[[], float], large: Callable[[], float]) -> tuple[float, float]:
+    """Median of both, taken in turn."""
+    took: tuple[list[float], list[float]] = ([], [])
+    for _ in range(_CALLS):
+        took[0].append(small())
+        took[1].append(large())
+    return statistics.median(took[0]), statistics.median(took[1])
+
+
+def _timed(action: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.perf_counter()
+    result = action()
+    return (time.perf_counter() - started) * 1e6, result
+
+
+def _new_job() -> NewJob:
+    return NewJob(
+        id=new_id(),
+        kind=Kind.PREDICTION,
+        account=_ACCOUNT,
+        queue=_QUEUE,
+        model=f"{_ACCOUNT}/benchmark",
+        version=_VERSION,
+        input=_INPUT,
+        limit_ms=60_000,
+        queue_ttl_ms=86_400_000,
+        keep_ms=86_400_000,
+        max_attempts=3,
+    )
+
+
+def _claim_request(rows: int) -> ClaimRequest:
+    return ClaimRequest(kind="predict", worker="predict@benchmark", queue=_QUEUE, lease_ms=60_000, most_rows=rows)
+
+
+def _completion(claim: Claimed) -> Completion:
+    return Completion(
+        id=claim.id, token=claim.token, status=Status.SUCCEEDED, output=_OUTPUT, provider="CPUExecutionProvider"
+    )
+
+
+def _used_bytes(client: redis.Redis) -> int:
+    return int(client.info("memory")["used_memory"])
