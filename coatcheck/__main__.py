@@ -1,0 +1,5 @@
+"""`python -m coatcheck`."""
+
+from coatcheck.cli import main
+
+main()

@@ -1,0 +1,72 @@
+"""The command line: `python -m coatcheck run | audit | key`. An entry file: it reads the environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+from rich.console import Console
+from rich.markup import escape
+
+from coatcheck import service
+from coatcheck.accounts import Accounts
+from coatcheck.audit import audit as find_violations
+from coatcheck.connections import connect
+from coatcheck.errors import CoatcheckError
+from coatcheck.settings import Settings
+from coatcheck.store import JobStore
+
+BAD_SETTING = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Coatcheck: drop off a job, keep the ticket, pick up the result. Settings: COATCHECK_* (README.md)."""
+
+
+@cli.command()
+def run() -> None:
+    """Start the service and keep it running until Ctrl-C or SIGTERM."""
+    service.run(Settings.from_env(os.environ), os.environ)
+
+
+@cli.command()
+@click.option("--repair", is_flag=True, help="Put right what can be put right, one job at a time.")
+def audit(repair: bool) -> None:
+    """Check every job record against the invariants; exit 1 if one is violated."""
+    settings = Settings.from_env(os.environ)
+    console = Console()
+    with console.status("reading job records in slices"):
+        store = JobStore(connect(settings.effective_redis_url, timeout_s=30))
+        violations = find_violations(store, repair=repair)
+    for violation in violations:
+        console.print(f"[bold]{violation.invariant}[/] {escape(violation.id)}: {escape(violation.detail)}")
+    console.print(f"{len(violations)} violations" + (", repaired where possible" if repair and violations else ""))
+    if violations:
+        sys.exit(1)
+
+
+@cli.command()
+def key() -> None:
+    """Make the first account and admin key if they are not there; print where the key lies.
+
+    For services that are not started by `run` (Procfile, containers).
+    """
+    settings = Settings.from_env(os.environ)
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    value, new = service.ensure_key(settings)
+    Accounts(connect(settings.effective_redis_url)).ensure(settings.account, value)
+    if new:
+        click.echo(value)
+    where = "COATCHECK_API_KEY" if settings.api_key else settings.home / "api-key"
+    click.echo(f"account {settings.account}: its admin key is in {where}", err=True)
+
+
+def main() -> None:
+    """Run a command; a refusal is one line (or the lines to change) on stderr and exit status 2."""
+    try:
+        cli(prog_name="coatcheck")
+    except CoatcheckError as error:
+        click.echo(f"coatcheck: {error}", err=True)
+        sys.exit(BAD_SETTING)
