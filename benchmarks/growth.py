@@ -9,18 +9,19 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any, cast
+from typing import Any
 
 import redis
 
 from benchmarks.bench import Bench
 from benchmarks.report import Row
-from coatcheck import keys
 from coatcheck.claims import Claimed, ClaimRequest, Completion, NewJob
 from coatcheck.connections import connect
 from coatcheck.embedded_redis import embedded_redis
 from coatcheck.jobs import Kind, Status, new_id
+from coatcheck.listing import PageRequest, read_page
 from coatcheck.store import JobStore
 
 FEW = 1_000
@@ -32,6 +33,7 @@ _ACCOUNT = "me"
 _VERSION = "ab" * 32
 _QUEUE = f"predict:{_VERSION}"
 _GROUP = 250
+_FILLERS = 2
 _CALLS = 200
 _INPUT = b'{"image":[%s]}' % b",".join([b"[0.0,0.0,5.0,13.0,9.0,1.0,0.0,0.0]"] * 8)
 _OUTPUT = b'{"label":"7","probabilities":{%s}}' % b",".join(b'"%d":0.012345678' % digit for digit in range(10))
@@ -87,9 +89,13 @@ class _Filled:
         stack.callback(self._client.close)
         self._store = JobStore(self._client, max_open_jobs=10**7, max_queue_depth=10**7)
         before, started = _used_bytes(self._client), time.monotonic()
-        self._ids: list[str] = []
-        for first in range(0, count, _GROUP):
-            self._store_finished(min(_GROUP, count - first))
+        groups = [min(_GROUP, count - first) for first in range(0, count, _GROUP)]
+        with ThreadPoolExecutor(_FILLERS) as pool:
+            # Each has its queue, so that nobody claims another's jobs; Redis works while Python writes.
+            done = [
+                pool.submit(self._fill, f"{_QUEUE}{filler}", groups[filler::_FILLERS]) for filler in range(_FILLERS)
+            ]
+            self._ids = [job_id for one in done for job_id in one.result()]
         self.fill_rate = count / (time.monotonic() - started)
         self.bytes_a_job = (_used_bytes(self._client) - before) / count
         self._client.config_set("appendfsync", "always")
@@ -99,24 +105,27 @@ class _Filled:
         """Each operation once; returns its microseconds."""
         return {"submit": self._submit, "claim": self._claim, "poll": self._poll, "list": self._list}
 
-    def _store_finished(self, count: int) -> None:
-        jobs = [_new_job() for _ in range(count)]
-        store = self._store
-        # One round trip for the group; the same script with the same arguments as `submit`.
-        store._scripts.call_many([("submit", tuple(store._submit_arguments(job))) for job in jobs])  # noqa: SLF001
-        claims = store.claim(_claim_request(count)).jobs
-        if len(claims) != count:
-            raise RuntimeError(f"claimed {len(claims)} of {count} submitted jobs")
-        store.complete_and_claim([_completion(claim) for claim in claims], None)
-        self._ids.append(jobs[0].id)
+    def _fill(self, queue: str, groups: list[int]) -> list[str]:
+        """Submit, claim and complete groups of jobs; returns one id of each group."""
+        store, ids = self._store, []
+        for count in groups:
+            jobs = [_new_job(queue) for _ in range(count)]
+            # One round trip for the group; the same script with the same arguments as `submit`.
+            store._scripts.call_many([("submit", tuple(store._submit_arguments(job))) for job in jobs])  # noqa: SLF001
+            claims = store.claim(_claim_request(count, queue)).jobs
+            if len(claims) != count:
+                raise RuntimeError(f"claimed {len(claims)} of {count} submitted jobs")
+            store.complete_and_claim([_completion(claim) for claim in claims], None)
+            ids.append(jobs[0].id)
+        return ids
 
     def _submit(self) -> float:
-        job = _new_job()
+        job = _new_job(_QUEUE)
         return _timed(lambda: self._store.submit(job))[0]
 
     def _claim(self) -> float:
         """Claim one job that `_submit` left, and end it untimed."""
-        took, reply = _timed(lambda: self._store.claim(_claim_request(1)))
+        took, reply = _timed(lambda: self._store.claim(_claim_request(1, _QUEUE)))
         self._store.complete(_completion(reply.jobs[0]))
         return took
 
@@ -128,15 +137,11 @@ class _Filled:
         return took
 
     def _list(self) -> float:
-        """The newest page of an account's predictions: the ids from its index, then their records."""
-
-        def read() -> list[Any]:
-            ids = cast(list[bytes], self._client.zrevrange(keys.jobs_of(_ACCOUNT, Kind.PREDICTION), 0, PAGE - 1))
-            return self._store.get_many([job_id.decode() for job_id in ids])
-
-        took, page = _timed(read)
-        if len(page) != PAGE:
-            raise RuntimeError(f"a page has {len(page)} jobs")
+        """The newest page of an account's predictions."""
+        request = PageRequest(kinds=(Kind.PREDICTION,), limit=PAGE)
+        took, page = _timed(lambda: read_page(self._store, _ACCOUNT, request))
+        if len(page.jobs) != PAGE:
+            raise RuntimeError(f"a page has {len(page.jobs)} jobs")
         return took
 
 
@@ -155,12 +160,12 @@ def _timed(action: Callable[[], Any]) -> tuple[float, Any]:
     return (time.perf_counter() - started) * 1e6, result
 
 
-def _new_job() -> NewJob:
+def _new_job(queue: str) -> NewJob:
     return NewJob(
         id=new_id(),
         kind=Kind.PREDICTION,
         account=_ACCOUNT,
-        queue=_QUEUE,
+        queue=queue,
         model=f"{_ACCOUNT}/benchmark",
         version=_VERSION,
         input=_INPUT,
@@ -171,8 +176,8 @@ def _new_job() -> NewJob:
     )
 
 
-def _claim_request(rows: int) -> ClaimRequest:
-    return ClaimRequest(kind="predict", worker="predict@benchmark", queue=_QUEUE, lease_ms=60_000, most_rows=rows)
+def _claim_request(rows: int, queue: str) -> ClaimRequest:
+    return ClaimRequest(kind="predict", worker="predict@benchmark", queue=queue, lease_ms=60_000, most_rows=rows)
 
 
 def _completion(claim: Claimed) -> Completion:
