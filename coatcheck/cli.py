@@ -1,4 +1,4 @@
-"""The command line: `python -m coatcheck run | audit | key`. An entry file: it reads the environment."""
+"""The command line: `python -m coatcheck run | process | audit | key`. An entry file: it reads the environment."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from coatcheck.accounts import Accounts
 from coatcheck.audit import audit as find_violations
 from coatcheck.connections import connect
 from coatcheck.errors import CoatcheckError
+from coatcheck.preflight import ensure_key
 from coatcheck.settings import Settings
 from coatcheck.store import JobStore
 
@@ -29,6 +30,13 @@ def cli() -> None:
 def run() -> None:
     """Start the service and keep it running until Ctrl-C or SIGTERM."""
     service.run(Settings.from_env(os.environ), os.environ)
+
+
+@cli.command()
+@click.argument("name")
+def process(name: str) -> None:
+    """Become one process of the service: redis, web, worker-predict, worker-train or worker-io."""
+    service.become(name, Settings.from_env(os.environ), os.environ)
 
 
 @cli.command()
@@ -55,7 +63,7 @@ def key() -> None:
     """
     settings = Settings.from_env(os.environ)
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    value, new = service.ensure_key(settings)
+    value, new = ensure_key(settings)
     Accounts(connect(settings.effective_redis_url)).ensure(settings.account, value)
     if new:
         click.echo(value)

@@ -42,15 +42,15 @@ class Program:
 
 
 def web_command(settings: Settings) -> tuple[str, ...]:
-    """Granian with the ASGI shell. It logs nothing itself: requests are logged by the application."""
+    """Granian with the shell around Flask. It logs nothing itself: requests are logged by the application."""
     return (
-        *(sys.executable, "-m", "granian", "--interface", "asgi", "--factory"),
+        *(sys.executable, "-m", "granian", "--interface", "rsgi", "--factory"),
         *("--host", settings.host, "--port", str(settings.port), "--workers", str(settings.web_processes)),
         *("--no-ws", "--log-level", "warning", "--no-access-log", "--backlog", "2048", "--backpressure", "2048"),
         # Granian sees its own dead worker at once; only when that one dies again within seconds it gives up and
         # our supervisor starts all of it anew. Held streams do not delay a stop beyond three seconds.
         *("--respawn-failed-workers", "--respawn-interval", "0.1", "--workers-kill-timeout", "3"),
-        "web.asgi:create",
+        "web.rsgi:create",
     )
 
 

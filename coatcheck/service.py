@@ -5,28 +5,25 @@ Refuses by name what would go wrong later: a home in use, a taken port, an unfit
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import http.client
 import os
 import platform
+import secrets
 import shlex
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 import redis
 
 from coatcheck import keys
-from coatcheck.accounts import Accounts, new_key
+from coatcheck.accounts import Accounts
 from coatcheck.child import say
 from coatcheck.connections import connect
 from coatcheck.embedded_redis import EmbeddedRedis
 from coatcheck.errors import SettingsError, StoreUnavailable
+from coatcheck.preflight import check_port, ensure_key, hold_home
 from coatcheck.processes import Program, StopOrder, process_table
 from coatcheck.redis_check import check_redis
 from coatcheck.settings import PREFIX, Settings
@@ -74,7 +71,14 @@ def run(settings: Settings, environ: Mapping[str, str]) -> None:
 def _run(supervisor: Supervisor, settings: Settings, client: redis.Redis, started: float) -> None:
     if not settings.redis_url:
         _start_redis(supervisor, settings)
-    _wait_for_redis(supervisor, settings, client)
+
+    def pause() -> bool:
+        if not settings.redis_url and supervisor.deaths >= REDIS_START_DEATHS:
+            raise StoreUnavailable(f"the embedded Redis does not start; {supervisor.logs / 'redis.log'} says why")
+        supervisor.turn(0.02)
+        return supervisor.stop_requests > 0
+
+    _wait_for_redis(settings, client, pause)
     if supervisor.stop_requests:
         return
     for warning in check_redis(client):
@@ -88,6 +92,41 @@ def _run(supervisor: Supervisor, settings: Settings, client: redis.Redis, starte
         say(*announcement(settings, key if new else "", time.monotonic() - started))
     while not supervisor.stop_requests:
         supervisor.turn(1.0)
+
+
+def become(name: str, settings: Settings, environ: Mapping[str, str]) -> None:
+    """Replace this process by one of the process table or `redis`; for Procfiles and containers. Does not return.
+
+    Nobody gives its jobs back at once when it dies then: they wait for the end of their lease.
+
+    Raises:
+        SettingsError: there is no process of that name.
+        RedisUnfit: the Redis of COATCHECK_REDIS_URL would lose jobs.
+        StoreUnavailable: Redis does not answer.
+    """
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if name == "redis":
+        server = EmbeddedRedis(settings.home / "redis", memory_bytes=settings.redis_memory_bytes)
+        server.prepare()
+        _become(server.command(), environ)
+    program = next((program for program in process_table(settings) if program.name == name), None)
+    if program is None:
+        raise SettingsError(f"there is no process {name!r}: redis, web, worker-predict, worker-train, worker-io")
+    client = connect(settings.effective_redis_url, timeout_s=REDIS_TIMEOUT_S)
+    _wait_for_redis(settings, client, lambda: time.sleep(0.1))
+    for warning in check_redis(client):
+        say(f"warning: {warning}")
+    if name == "web":
+        key, new = ensure_key(settings)
+        Accounts(client).ensure(settings.account, key)
+        if new:
+            say(f"the first admin key, shown once: {key}")
+    node = f"{program.node}@{socket.gethostname()}.{secrets.token_hex(3)}"
+    _become([part.replace("{node}", node) for part in program.command], environ)
+
+
+def _become(command: Sequence[str], environ: Mapping[str, str]) -> None:
+    os.execve(command[0], list(command), _child_environment(environ))  # noqa: S606 - no shell is wanted
 
 
 def _start_redis(supervisor: Supervisor, settings: Settings) -> None:
@@ -107,10 +146,11 @@ def _start_redis(supervisor: Supervisor, settings: Settings) -> None:
     )
 
 
-def _wait_for_redis(supervisor: Supervisor, settings: Settings, client: redis.Redis) -> None:
+def _wait_for_redis(settings: Settings, client: redis.Redis, pause: Callable[[], bool | None]) -> None:
+    """Return when Redis answers or `pause`, called between tries, says that it is not worth waiting (True)."""
     deadline = time.monotonic() + REDIS_START_S
     said_loading = False
-    while not supervisor.stop_requests:
+    while True:
         try:
             client.ping()
             return
@@ -124,9 +164,8 @@ def _wait_for_redis(supervisor: Supervisor, settings: Settings, client: redis.Re
         except redis.exceptions.RedisError as error:
             if time.monotonic() > deadline:
                 raise StoreUnavailable(f"no Redis answers at {_without_password(settings)}: {error}") from None
-        if not settings.redis_url and supervisor.deaths >= REDIS_START_DEATHS:
-            raise StoreUnavailable(f"the embedded Redis does not start; {supervisor.logs / 'redis.log'} says why")
-        supervisor.turn(0.02)
+        if pause():
+            return
 
 
 def _wait_until_ready(supervisor: Supervisor, settings: Settings) -> None:
@@ -167,69 +206,6 @@ def _alive(client: redis.Redis, nodes: Sequence[str]) -> list[bool]:
 def _child_environment(environ: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in environ.items() if name not in PRIVATE_VARIABLES}
     return {**kept, "PYTHONUNBUFFERED": "1"}
-
-
-@contextmanager
-def hold_home(home: Path) -> Iterator[None]:
-    """Hold the home's lock: one service a home.
-
-    Raises:
-        SettingsError: another process holds it.
-    """
-    with (home / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise SettingsError(
-                f"home {home} is in use by the service with pid {holder}; stop it or set COATCHECK_HOME"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-        file.truncate(0)
-
-
-def check_port(host: str, port: int) -> None:
-    """Test that nobody listens there: Granian binds with SO_REUSEPORT, so two services would share a port silently.
-
-    Raises:
-        SettingsError: taken, not allowed, or no address of this machine.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise SettingsError(f"port {port} is taken on {host}; stop what uses it or set COATCHECK_PORT") from None
-        if error.errno == errno.EACCES:
-            raise SettingsError(f"port {port} may not be bound by this user; set COATCHECK_PORT") from None
-        raise SettingsError(f"COATCHECK_HOST is {host!r}: {error.strerror or error}") from None
-
-
-def ensure_key(settings: Settings) -> tuple[str, bool]:
-    """The first admin key: the one set, else the one in the home, else a new one stored there (mode 600).
-
-    Returns it and whether it was made just now.
-    """
-    if settings.api_key:
-        return settings.api_key, False
-    path = settings.home / "api-key"
-    with contextlib.suppress(FileNotFoundError):
-        if key := path.read_text().strip():
-            return key, False
-    key = new_key()
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(key + "\n")
-    partial.replace(path)
-    return key, True
 
 
 def announcement(settings: Settings, new_api_key: str, seconds: float) -> list[str]:
