@@ -93,7 +93,7 @@ def _totals(store: JobStore, statuses: Counter[str], open_jobs: Counter[str]) ->
 
 def _recount(store: JobStore) -> None:
     statuses: Counter[str] = Counter()
-    open_jobs: Counter[str] = Counter()
+    open_jobs: dict[Any, Any] = Counter()
     for ids in _slices(_job_ids(store)):
         for _id, status, account, _kind, _bad in store.audit(ids):
             statuses[status] += 1
@@ -105,7 +105,7 @@ def _recount(store: JobStore) -> None:
     pipeline.hset(keys.COUNTERS, "submitted", ended + statuses["queued"] + statuses["running"])
     pipeline.delete(keys.OPEN_JOBS)
     if open_jobs:
-        pipeline.hset(keys.OPEN_JOBS, mapping=cast(dict[Any, Any], dict(open_jobs)))
+        pipeline.hset(keys.OPEN_JOBS, mapping=open_jobs)
     pipeline.execute()
 
 

@@ -88,12 +88,10 @@ class JobQueue:
         wait_channel: str = "",
         retry_of: str = "",
     ) -> Submitted:
-        """Accept a prediction.
+        """Accept a prediction for an account.
 
-        Args:
-            model: `owner/name`; empty when `version` is an id.
-            version: version id, number or alias; empty for the model's production or latest version.
-            raw_input: JSON bytes of the input.
+        `model` is `owner/name`, or empty when `version` is an id; `version` an id, number or alias, or empty for the
+        model's production or latest version; `raw_input` the JSON bytes of the input.
 
         Raises:
             InvalidInput, ModelNotFound, VersionNotFound, and what `JobStore.submit` raises.
@@ -104,8 +102,8 @@ class JobQueue:
         found = self._find_version(account, model, version)
         if found.signature is None:
             raise InvalidInput(
-                f"{found.model} is a base model: train it (POST /v1/models/{found.model}/versions/{found.id}/trainings) "
-                "and predict with what you get",
+                f"{found.model} is a base model: train it (POST /v1/models/{found.model}/versions/"
+                f"{found.id}/trainings) and predict with what you get",
                 field="version",
             )
         parsed = validate_input(found.signature, raw_input, base_url=self._settings.base_url)

@@ -1,0 +1,287 @@
+"""The predict worker: one loop that drains the queues of all versions in micro-batches.
+
+Start it with `celery -A workers.app worker -n predict@<name> -Q predict -I workers.predict`. The loop is the only
+place that claims predictions. Three things wake it: an entry that `submit.lua` pushes, the Celery task `drain`
+(`workers/ticker.py`, which pushes the same entry), and its own tick. Any two of them may be lost.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from celery import bootsteps
+from celery.worker import WorkController
+
+from coatcheck import keys
+from coatcheck.claims import Claimed, ClaimReply, ClaimRequest, Completion, Outcome, Reported
+from coatcheck.connections import connect
+from coatcheck.core import Core, open_core
+from coatcheck.errors import ArtifactDamaged, CoatcheckError, FileNotFound, GpuRequired, Unavailable, VersionNotFound
+from coatcheck.failpoints import Failpoints
+from coatcheck.jobs import Status
+from coatcheck.standby import on_promotion
+from coatcheck.sweeper import Sweeper
+from workers.app import app, settings
+from workers.leases import HeldLeases
+from workers.microbatch import BatchRunner
+from workers.sessions import Sessions, choose_provider
+from workers.ticker import Ticker
+
+KIND = "predict"
+#: A version's turn ends after so many micro-batches or seconds when another version has work.
+TURN_BATCHES = 8
+TURN_S = 0.2
+#: Every so many claims the lane of later attempts goes first.
+SOLO_EVERY = 4
+RECONNECT_S = 0.1
+
+log = structlog.get_logger()
+
+
+class PredictLoop:
+    """Claim, run, complete, for as long as the process lives.
+
+    Args:
+        node: unique name of this process; leases are held under `<node>/<pid>`.
+        wait_for_work: blocks until something wakes the loop or the tick has passed; returns a queue or ''.
+    """
+
+    def __init__(self, core: Core, node: str, provider: str, wait_for_work: Callable[[], str]) -> None:
+        self._core = core
+        self._settings = core.settings
+        self._wait_for_work = wait_for_work
+        self._worker = f"{node}/{os.getpid()}"
+        self._failpoints = Failpoints(core.settings.failpoints)
+        self._sessions = Sessions(
+            core.registry.find_version,
+            core.artifacts,
+            provider=provider,
+            memory_bytes=core.settings.session_memory_bytes,
+            threads=core.settings.session_threads,
+        )
+        self._runner = BatchRunner(
+            read_input=self._read_input,
+            read_file=lambda file_id: core.artifacts.read_bytes(f"files/{file_id}/content"),
+            store_output=self._store_output,
+        )
+        self.leases = HeldLeases(core.store, core.settings, node, self._figures)
+        self._provider = provider
+        self._claims = 0
+        self._batches = 0
+        self._jobs = {"succeeded": 0, "failed": 0, "fenced": 0}
+        self._served: dict[str, float] = {}
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Loop until `stop`; outlives any outage of Redis."""
+        while not self._stopping.is_set():
+            try:
+                queue: str | None = self._wait_for_work()
+                while queue is not None and not self._stopping.is_set():
+                    queue = self._drain(queue)
+            except (Unavailable, ConnectionError) as error:
+                log.warning("worker waits for Redis", action="claim", cause=str(error))
+                self._start_over()
+            except Exception:
+                log.exception("drain failed", action="drain")
+                self._start_over()
+
+    def stop(self) -> None:
+        """Claim no more; the current micro-batch is finished first."""
+        self._stopping.set()
+
+    def _drain(self, queue: str) -> str | None:
+        """One version's turn; returns the queue to go on with, or None when nothing waits."""
+        started, batches = time.monotonic(), 0
+        done: list[Completion] = []
+        while True:
+            turn_over = batches >= TURN_BATCHES or time.monotonic() - started >= TURN_S
+            reply = self._report_and_claim(done, queue)
+            if reply is None or not reply.jobs:
+                return self._next_queue(reply)
+            if queue != reply.queue:
+                queue, started, batches, turn_over = reply.queue, time.monotonic(), 0, False
+            self._served[queue] = time.monotonic()
+            done = self._run(queue, reply.jobs)
+            batches += 1
+            if turn_over and reply.other_queues:
+                self._report_and_claim(done, None)
+                return self._next_queue(reply)
+
+    def _report_and_claim(self, done: list[Completion], queue: str | None) -> ClaimReply | None:
+        request = None
+        if queue is not None and not self._stopping.is_set():
+            self._claims += 1
+            request = ClaimRequest(
+                kind=KIND,
+                queue=queue,
+                worker=self._worker,
+                lease_ms=int(self._settings.predict_lease_s * 1000),
+                most_rows=self._settings.batch_rows,
+                most_bytes=self._settings.batch_bytes,
+                solo_first=self._claims % SOLO_EVERY == 0,
+            )
+        if not done and request is None:
+            return None
+        reports, reply = self._until_answered(done, request)
+        for completion, report in zip(done, reports, strict=True):
+            if report.outcome in (Outcome.DONE, Outcome.REPEATED):
+                self._jobs["succeeded" if completion.status is Status.SUCCEEDED else "failed"] += 1
+            else:
+                self._jobs["fenced"] += 1
+                log.warning("late result dropped", action="complete", outcome=report.outcome, job_id=completion.id)
+        self.leases.drop(completion.id for completion in done)
+        if reply is not None:
+            self.leases.hold(reply.jobs)
+            if reply.jobs:
+                self._failpoints.hit("claimed")
+        return reply
+
+    def _until_answered(
+        self, done: list[Completion], request: ClaimRequest | None
+    ) -> tuple[list[Reported], ClaimReply | None]:
+        # Results in hand are worth waiting for: a report sent twice is answered `repeated`. A claim is not sent
+        # twice: what a lost reply claimed is handed back.
+        deadline = time.monotonic() + self._settings.predict_lease_s
+        while True:
+            try:
+                return self._core.store.complete_and_claim(done, request)
+            except Unavailable:
+                if not done or time.monotonic() > deadline or self._stopping.is_set():
+                    raise
+                request = None
+                time.sleep(RECONNECT_S)
+
+    def _run(self, queue: str, jobs: list[Claimed]) -> list[Completion]:
+        self._batches += 1
+        version = queue.partition(":")[2]
+        try:
+            session = self._sessions.get(version)
+        except (VersionNotFound, ArtifactDamaged, FileNotFound) as error:
+            log.warning("version does not load", action="session_loaded", version=version, cause=str(error))
+            text = "The version's model cannot be loaded."
+            return [
+                Completion(id=job.id, token=job.token, status=Status.FAILED, code=error.code, error=text)
+                for job in jobs
+            ]
+        for job in jobs:
+            self._failpoints.hit("input", job.input)
+        try:
+            completions = self._runner.run(session, jobs)
+        except Exception as error:
+            log.exception("micro-batch failed", action="retry", version=version)
+            self._retry(jobs, error)
+            return []
+        self._failpoints.hit("ran")
+        return completions
+
+    def _retry(self, jobs: list[Claimed], error: Exception) -> None:
+        # Not the input's fault as far as known (a full disk, storage away): later, and not for ever.
+        code = error.code if isinstance(error, CoatcheckError) else "internal"
+        for job in jobs:
+            text = "The prediction could not be finished; the worker's log tells why."
+            self._core.store.retry(job.id, job.token, code=code, error=text, backoff_ms=1000 * 2**job.attempt)
+        self.leases.drop(job.id for job in jobs)
+
+    def _next_queue(self, reply: ClaimReply | None) -> str | None:
+        others = reply.other_queues if reply is not None else []
+        return min(others, key=lambda queue: self._served.get(queue, 0.0)) if others else None
+
+    def _start_over(self) -> None:
+        # Nothing is in hand any more: neither what a lost reply may have claimed nor what could not be reported.
+        self._stopping.wait(RECONNECT_S)
+        self.leases.drop_all()
+        try:
+            self._core.store.release_unheld(self._worker, [])
+        except CoatcheckError as error:
+            log.warning("worker still waits for Redis", action="release", cause=str(error))
+
+    def _read_input(self, job: Claimed) -> bytes:
+        if not job.input_ref:
+            return job.input
+        return self._core.artifacts.read_bytes(f"{job.input_ref}/input.json")
+
+    def _store_output(self, job: Claimed, content: bytes) -> str:
+        if len(content) <= self._settings.inline_limit_bytes:
+            return ""
+        prefix = f"outputs/{job.id}/{job.token.partition(':')[0]}"
+        self._core.artifacts.write_bytes(f"{prefix}/output.json", content)
+        return prefix
+
+    def _figures(self) -> dict[str, Any]:
+        return {
+            "provider": self._provider,
+            "claims": self._claims,
+            "batches": self._batches,
+            "runs": self._runner.runs,
+            "rows": self._runner.rows,
+            "jobs": dict(self._jobs),
+            "sessions": self._sessions.loaded_bytes,
+        }
+
+
+class WakeList:
+    """Blocks on the wake list; the time-out is the tick."""
+
+    def __init__(self, core: Core) -> None:
+        # A connection of its own, whose answer may take as long as the tick.
+        self._client = connect(core.settings.effective_redis_url, timeout_s=core.settings.tick_s + 5)
+        self._tick_s = core.settings.tick_s
+
+    def __call__(self) -> str:
+        """A queue that has work, or '' after the tick. Raises ConnectionError when Redis is away."""
+        try:
+            entry: Any = self._client.brpop([keys.wake(KIND)], timeout=self._tick_s)
+        except Exception as error:
+            raise ConnectionError(str(error)) from error
+        return entry[1].decode() if entry else ""
+
+
+class PredictStep(bootsteps.StartStopStep):
+    """Runs the loop beside Celery's own, on a thread of its own."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, parent: WorkController, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self._core = open_core(settings)
+        try:
+            provider = choose_provider(require_gpu=settings.require_gpu)
+        except GpuRequired as error:
+            raise SystemExit(str(error)) from None
+        self._loop = PredictLoop(self._core, parent.hostname, provider, WakeList(self._core))
+        self._sweeper = Sweeper(self._core.store, self._core.artifacts)
+        self._ticker = Ticker(self._core.store, settings)
+        self._active = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="drain")
+
+    def start(self, parent: WorkController) -> None:  # noqa: ARG002 - Celery's signature
+        """Begin, or wait as a warm spare for the supervisor's signal."""
+        on_promotion(self._active.set)
+        if not settings.standby:
+            self._active.set()
+        self._loop.leases.start()
+        self._sweeper.start()
+        self._ticker.start()
+        self._thread.start()
+
+    def stop(self, parent: WorkController) -> None:  # noqa: ARG002 - Celery's signature
+        """Finish the current micro-batch, hand the rest back."""
+        self._loop.stop()
+        self._active.set()
+        self._thread.join()
+        self._ticker.stop()
+        self._sweeper.stop()
+        self._loop.leases.stop()
+
+    def _serve(self) -> None:
+        self._active.wait()
+        self._loop.run()
+
+
+app.steps["worker"].add(PredictStep)

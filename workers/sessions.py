@@ -1,0 +1,204 @@
+"""Loaded ONNX Runtime sessions of one worker: loading, warm-up, provider choice, eviction by measured bytes.
+
+Knows no jobs and no queue.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+import structlog
+
+from coatcheck.artifacts import ArtifactStore
+from coatcheck.errors import ArtifactDamaged, GpuRequired, VersionNotFound
+from coatcheck.registry import Version
+from coatcheck.signature import Signature
+
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+MODEL_FILE = "model.onnx"
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedSession:
+    """A session ready to run. `cost_bytes` is what loading it added to the process."""
+
+    version: str
+    signature: Signature
+    provider: str
+    cost_bytes: int
+    session: ort.InferenceSession
+
+    def run(self, batch: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+        """Outputs by name for a batch [N, ...] of the graph's input.
+
+        Raises:
+            RuntimeError: an output's first axis is not N; or whatever ONNX Runtime raises.
+        """
+        names = [output.name for output in self.signature.graph_outputs]
+        outputs = self.session.run(names, {self.signature.graph_input.name: batch})
+        for name, output in zip(names, outputs, strict=True):
+            if output.shape[:1] != batch.shape[:1]:
+                raise RuntimeError(f"output {name} has shape {output.shape} for {batch.shape[0]} rows")
+        return dict(zip(names, outputs, strict=True))
+
+
+class Sessions:
+    """The sessions a worker keeps, the least recently used evicted when they outgrow their memory.
+
+    Args:
+        find_version: version id -> published version, or None.
+        memory_bytes: most that loaded sessions may take; the one in use is kept whatever it takes.
+        threads: threads of one run, 0 for ONNX Runtime's choice.
+    """
+
+    def __init__(
+        self,
+        find_version: Callable[[str], Version | None],
+        artifacts: ArtifactStore,
+        *,
+        provider: str,
+        memory_bytes: int,
+        threads: int,
+    ) -> None:
+        self._find_version = find_version
+        self._artifacts = artifacts
+        self._provider = provider
+        self._memory_bytes = memory_bytes
+        self._threads = threads
+        self._loaded: OrderedDict[str, LoadedSession] = OrderedDict()
+
+    @property
+    def loaded_bytes(self) -> dict[str, int]:
+        """Measured bytes of each loaded version."""
+        return {version: session.cost_bytes for version, session in list(self._loaded.items())}
+
+    def get(self, version: str) -> LoadedSession:
+        """The session of a version, loaded and warmed up if need be.
+
+        Raises:
+            VersionNotFound: deleted meanwhile. ArtifactDamaged: its bytes are not those published.
+        """
+        session = self._loaded.get(version)
+        if session is None:
+            session = self._load(version)
+            self._loaded[version] = session
+            self._evict(keep=version)
+        self._loaded.move_to_end(version)
+        return session
+
+    def _load(self, version_id: str) -> LoadedSession:
+        started = time.perf_counter()
+        version = self._find_version(version_id)
+        if version is None or version.signature is None:
+            raise VersionNotFound(f"Version {version_id} does not exist any more.")
+        manifest = self._artifacts.manifest(version.prefix)
+        digest = manifest["files"][MODEL_FILE]["sha256"]
+        content = self._artifacts.read_bytes(f"{version.prefix}/{MODEL_FILE}", sha256=digest)
+        before = _resident_bytes()
+        try:
+            session = open_session(content, self._provider, self._threads)
+        except GpuRequired:
+            raise
+        except Exception as error:  # ONNX Runtime raises many types for a file it cannot run
+            raise ArtifactDamaged(f"ONNX Runtime cannot load version {version_id}: {type(error).__name__}") from error
+        loaded = LoadedSession(
+            version=version_id,
+            signature=version.signature,
+            provider=session.get_providers()[0],
+            cost_bytes=0,
+            session=session,
+        )
+        _warm_up(loaded)
+        cost = max(_resident_bytes() - before, len(content))
+        took_ms = round((time.perf_counter() - started) * 1000)
+        log.info("session loaded", action="session_loaded", version=version_id, ms=took_ms, provider=loaded.provider)
+        return LoadedSession(
+            version=version_id,
+            signature=version.signature,
+            provider=loaded.provider,
+            cost_bytes=cost,
+            session=session,
+        )
+
+    def _evict(self, keep: str) -> None:
+        while sum(session.cost_bytes for session in self._loaded.values()) > self._memory_bytes:
+            oldest = next(iter(self._loaded))
+            if oldest == keep:
+                return
+            del self._loaded[oldest]
+            gc.collect()
+            log.info("session evicted", action="session_evicted", version=oldest)
+
+
+def choose_provider(*, require_gpu: bool) -> str:
+    """The provider to ask for: CUDA where this ONNX Runtime has it and it works, else the CPU.
+
+    Raises:
+        GpuRequired: `require_gpu` and CUDA is missing or does not work.
+    """
+    if CUDA in ort.get_available_providers() and _cuda_works():
+        return CUDA
+    if require_gpu:
+        found = ", ".join(ort.get_available_providers())
+        raise GpuRequired(f"COATCHECK_REQUIRE_GPU is set, but no CUDA provider works here (found: {found}).")
+    return CPU
+
+
+def open_session(content: bytes, provider: str, threads: int) -> ort.InferenceSession:
+    """A session from a model's bytes; from bytes, so that no external data is ever followed.
+
+    Raises:
+        GpuRequired: CUDA was asked for, and ONNX Runtime fell back to the CPU.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Spinning threads burn the cores that web and Redis need between two batches.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = [CUDA, CPU] if provider == CUDA else [CPU]
+    session = ort.InferenceSession(content, options, providers=providers)
+    if session.get_providers()[0] != provider:  # it falls back without a word
+        raise GpuRequired(f"ONNX Runtime fell back from {provider} to {session.get_providers()[0]}.")
+    return session
+
+
+def _cuda_works() -> bool:
+    # The smallest model there is: one Identity node. A missing driver or library shows only when a session opens.
+    try:
+        open_session(_IDENTITY_MODEL, CUDA, 1)
+    except Exception as error:  # noqa: BLE001 - any failure means no CUDA
+        log.warning("the CUDA provider does not work", action="provider_chosen", cause=str(error)[:200])
+        return False
+    return True
+
+
+def _warm_up(loaded: LoadedSession) -> None:
+    shape = loaded.signature.graph_input.shape
+    for rows in (1, 2):
+        loaded.run(np.zeros([rows, *[max(size, 1) for size in shape[1:]]], np.float32))
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
+
+
+#: onnx.helper's one-node graph `y = Identity(x)`, float32 [1], opset 13, serialised: workers import no onnx.
+_IDENTITY_MODEL = bytes.fromhex(
+    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a"
+    "08080112040a02080142040a00100d"
+)
