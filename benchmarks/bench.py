@@ -61,6 +61,7 @@ class Bench:
         if self._ours is None:
             self.say("starting our service")
             self._ours = self.stack.enter_context(our_service(self.folder / "ours", [self.model]))
+            self._ours.settle()
         return self._ours
 
     def load(self, service: Service, mode: str, clients: int, seconds: float | None = None) -> Measured:
@@ -72,4 +73,5 @@ class Bench:
         if name not in self._started:
             self.say(f"starting {name}")
             self._started[name] = self.stack.enter_context(start(self.folder / name, self.model))
+            self._started[name].settle()
         return self._started[name]

@@ -18,8 +18,8 @@ class Measured:
     """One measurement: what the client saw and what the service used meanwhile."""
 
     outcome: Outcome
-    #: CPU seconds of the service's processes from the client's start to its end (warm-up included).
-    service_cpu_s: float
+    #: CPU seconds of the service's parts from the client's start to its end (warm-up included).
+    service_cpu_s: dict[str, float]
 
     @property
     def rate(self) -> float:
@@ -70,4 +70,6 @@ def apply_load(
     if done.returncode:
         raise RuntimeError(f"the load client failed on {service.name}:\n{done.stderr.decode()[-2000:]}")
     outcome = msgspec.json.decode(done.stdout, type=Outcome)
-    return Measured(outcome=outcome, service_cpu_s=service.cpu_s() - before)
+    after = service.cpu_s()
+    used = {part: round(after[part] - before.get(part, 0.0), 2) for part in after}
+    return Measured(outcome=outcome, service_cpu_s=used)

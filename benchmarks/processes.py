@@ -87,9 +87,13 @@ class Child:
         """Pid and command line of every process below it, itself included."""
         return {pid: _command_line(pid) for pid in _below(self.process.pid)}
 
-    def cpu_s(self) -> float:
-        """CPU seconds used so far by it and everything below it that lives."""
-        return sum(_cpu_s(pid) for pid in _below(self.process.pid))
+    def cpu_s(self) -> dict[str, float]:
+        """CPU seconds used so far by it and everything below it that lives, by part of the service."""
+        used: dict[str, float] = {}
+        for pid in _below(self.process.pid):
+            part = _part(_command_line(pid)) or self.name
+            used[part] = used.get(part, 0.0) + _cpu_s(pid)
+        return used
 
 
 def free_port() -> int:
@@ -140,6 +144,15 @@ def _command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
         return ""
+
+
+def _part(line: str) -> str:
+    """Which part of a service a command line belongs to; empty if it does not say."""
+    if "valkey-server" in line:
+        return "redis"
+    if "granian" in line:
+        return "web"
+    return next((kind for kind in ("predict", "train", "io") if f" {kind}@" in line), "")
 
 
 def _cpu_s(pid: int) -> float:

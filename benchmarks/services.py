@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -34,15 +35,24 @@ class Service:
     version: str = "bench"
     key: str = "none"
 
-    def cpu_s(self) -> float:
-        """CPU seconds used so far by all its processes."""
-        return sum(child.cpu_s() for child in self.children)
+    def cpu_s(self) -> dict[str, float]:
+        """CPU seconds used so far by its processes, by part."""
+        return {part: used for child in self.children for part, used in child.cpu_s().items()}
+
+    def settle(self, limit_s: float = 20.0) -> None:
+        """Return when its processes have finished starting: under a tenth of a core for half a second."""
+        deadline = time.monotonic() + limit_s
+        while time.monotonic() < deadline:
+            before = sum(self.cpu_s().values())
+            time.sleep(0.5)
+            if sum(self.cpu_s().values()) - before < 0.05:
+                return
 
 
 @contextmanager
 def first_written(folder: Path, model: Path) -> Iterator[Service]:
-    """Flask + one Celery task per prediction + result backend, everything at its defaults."""
-    with _celery_service("first", folder, model, granian=[], celery=[]) as service:
+    """Flask + one Celery task per prediction + result backend, started as their first tutorials say."""
+    with _celery_service("first", folder, model, granian=[], celery=["--loglevel=INFO"]) as service:
         yield service
 
 
@@ -50,6 +60,7 @@ def first_written(folder: Path, model: Path) -> Iterator[Service]:
 def tuned(folder: Path, model: Path) -> Iterator[Service]:
     """The same with our web tier's server settings and a worker of one process with threads."""
     celery = ["--pool=threads", "-c", "1", "--without-mingle", "--without-gossip", "--without-heartbeat"]
+    celery += ["--loglevel=WARNING"]
     with _celery_service("tuned", folder, model, granian=_our_settings(), celery=celery) as service:
         yield service
 
@@ -85,7 +96,7 @@ def _celery_service(
         server, url = stack.enter_context(redis_server(folder))
         (folder / "bench.json").write_text(json.dumps({"redis_url": url, "model": str(model)}))
         app = f"benchmarks.baseline.{name}_tasks"
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{name}@bench", "-l", "WARNING", *celery]
+        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{name}@bench", *celery]
         worker = stack.enter_context(Child("worker", command, folder=folder, environment={"PYTHONPATH": str(ROOT)}))
         web = stack.enter_context(_web(name, folder, port, granian))
         with redis.Redis.from_url(url) as client:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,8 @@ def compare(
 ) -> Row:
     """A row of finished jobs per second with what a reader asks next: latencies, polls, CPU."""
     both = [*mine, *theirs]
-    causes = {cause for one in both for cause in one.outcome.causes}
+    causes = sorted({cause for one in both for cause in one.outcome.causes})
+    detail = {"ours": _detail(mine), "other": _detail(theirs)}
     return Row(
         name=name,
         unit="jobs/s",
@@ -57,8 +59,8 @@ def compare(
         faults=faults(both),
         checked=sum(one.outcome.checked for one in both),
         client_ms=(_client_ms(mine), _client_ms(theirs)),
-        note="; ".join(sorted(causes)),
-        detail={"ours": _detail(mine), "other": _detail(theirs)},
+        note="; ".join(causes) or f"CPU ms a job: ours {_parts(detail['ours'])}; {against} {_parts(detail['other'])}",
+        detail=detail,
     )
 
 
@@ -71,7 +73,11 @@ def _client_ms(measured: list[Measured]) -> float:
     return statistics.median(1000 * one.outcome.cpu_s / max(one.outcome.finished, 1) for one in measured)
 
 
-def _detail(measured: list[Measured]) -> dict[str, float]:
+def _parts(detail: dict[str, Any]) -> str:
+    return ", ".join(f"{part} {used:.2f}" for part, used in detail["service_cpu_ms_a_job"].items() if used >= 0.005)
+
+
+def _detail(measured: list[Measured]) -> dict[str, Any]:
     def median(values: list[float]) -> float:
         return round(statistics.median(values), 3)
 
@@ -80,7 +86,10 @@ def _detail(measured: list[Measured]) -> dict[str, float]:
         "p99_ms": median([one.outcome.p99_ms for one in measured]),
         "requests_a_job": median([one.outcome.requests / max(one.outcome.finished, 1) for one in measured]),
         "client_cpu_share": median([one.outcome.cpu_s / one.outcome.seconds for one in measured]),
-        "service_cpu_ms_a_job": median([1000 * one.service_cpu_s / max(one.outcome.checked, 1) for one in measured]),
+        "service_cpu_ms_a_job": {
+            part: median([1000 * one.service_cpu_s.get(part, 0) / max(one.outcome.checked, 1) for one in measured])
+            for part in measured[0].service_cpu_s
+        },
     }
 
 
