@@ -30,7 +30,7 @@ lint: setup ## format, ruff, mypy --strict, import contracts
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m mypy $(CODE)
 	.venv/bin/lint-imports
-	@if command -v luacheck > /dev/null; then luacheck --quiet coatcheck/lua; else echo "luacheck is not installed: Lua files not linted"; fi
+	@tools/lint-lua
 
 bench: setup ## measure against the baselines in benchmarks/; prints a table, writes JSON
 	@$(VENV_PYTHON) -m benchmarks $(ARGS)
