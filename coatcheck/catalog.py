@@ -84,10 +84,10 @@ class CnnTraining(TrainingInput, frozen=True, kw_only=True, forbid_unknown_field
         ]
         | None
     ) = None
-    epochs: _Epochs = 15
-    batch_size: _Batch = 32
+    epochs: _Epochs = 20
+    batch_size: _Batch = 64
     optimizer: _Optimizer = "adamw"
-    learning_rate: _Rate = 0.004
+    learning_rate: _Rate = 0.008
     weight_decay: _Decay = 0.01
     channels: Annotated[
         list[Annotated[int, Meta(ge=1, le=512)]],
@@ -98,7 +98,8 @@ class CnnTraining(TrainingInput, frozen=True, kw_only=True, forbid_unknown_field
         ),
     ] = msgspec.field(default_factory=lambda: [16, 32])
     hidden: Annotated[int, Meta(ge=1, le=4096, description="Units of the layer before the classes.")] = 64
-    dropout: _Dropout = 0.2
+    shift: Annotated[int, Meta(ge=0, le=64, description="Most pixels an image is moved in training.")] = 1
+    dropout: _Dropout = 0.1
     patience: _Patience = 15
 
 

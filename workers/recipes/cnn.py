@@ -28,6 +28,7 @@ class Cnn(TrainableNetwork):
         """Mean and scale of each channel are taken from the training rows alone."""
         super().__init__()
         _, channels, height, width = train_rows.shape
+        self.shift = min(options.shift, (min(height, width) - 1) // 4)
         mean = train_rows.mean(axis=(0, 2, 3), dtype=np.float64)
         scale = train_rows.std(axis=(0, 2, 3), dtype=np.float64)
         self.register_buffer("mean", torch.from_numpy(mean.astype(np.float32)).view(1, -1, 1, 1))
@@ -49,7 +50,10 @@ class Cnn(TrainableNetwork):
 
     def scores(self, rows: Tensor) -> Tensor:
         """Logits [N, classes]."""
-        scores: Tensor = self.layers((rows - self.mean) / self.scale)
+        images = (rows - self.mean) / self.scale
+        if self.training and self.shift:
+            images = _moved(images, self.shift)
+        scores: Tensor = self.layers(images)
         return scores
 
     def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
@@ -59,3 +63,11 @@ class Cnn(TrainableNetwork):
     def forward(self, rows: Tensor) -> Tensor:
         """Probabilities."""
         return functional.softmax(self.scores(rows), 1)
+
+
+def _moved(images: Tensor, most: int) -> Tensor:
+    """A batch moved by up to `most` pixels each way; the edge is repeated where the image left."""
+    down, right = torch.randint(0, 2 * most + 1, (2,)).tolist()
+    height, width = images.shape[2:]
+    padded = functional.pad(images, (most, most, most, most), mode="replicate")
+    return padded[:, :, down : down + height, right : right + width]

@@ -78,10 +78,10 @@ class EpochMetrics:
 class Hooks:
     """What the loop calls. `step` may raise to end it; `checkpoint_due` is asked after every step."""
 
-    step: Callable[[int, int], None]
-    epoch: Callable[[EpochMetrics], None]
-    checkpoint_due: Callable[[], bool]
-    checkpoint: Callable[[int, bytes], None]
+    step: Callable[[int, int], None] = lambda _step, _total: None
+    epoch: Callable[[EpochMetrics], None] = lambda _line: None
+    checkpoint_due: Callable[[], bool] = lambda: False
+    checkpoint: Callable[[int, bytes], None] = lambda _step, _state: None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,15 +124,13 @@ def seed_everything(seed: int) -> None:
 class Loop:
     """One training run: made with its parts, told to `resume` or not, then `fit`."""
 
-    def __init__(
-        self, network: TrainableNetwork, train: Part, validation: Part, options: LoopOptions, hooks: Hooks
-    ) -> None:
-        """`network` and parts lie on one device; the network is trained in place."""
+    def __init__(self, network: TrainableNetwork, train: Part, validation: Part, options: LoopOptions) -> None:
+        """`network` and parts lie on one device; the network is trained in place. Set `hooks` to listen."""
         self.network = network
         self.train = train
         self.validation = validation
         self.options = options
-        self.hooks = hooks
+        self.hooks = Hooks()
         self.optimizer = _optimizer(network, options)
         self.position = _Position()
         self.best = _copy(network)

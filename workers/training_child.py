@@ -1,0 +1,115 @@
+"""The process that trains: one spec in on stdin, JSON events out on an inherited descriptor, files in a folder.
+
+Run as `python -m workers.training_child --events-fd N [--parent-pid P]`. It imports and warms everything slow,
+says `ready`, then waits for the spec, so that it can be started before there is a training. SIGTERM means the
+word `stop`; when stdin closes its supervisor is gone and it ends at once. What is said is in
+`training_protocol.py`. Knows no Redis, no job record and no artifact storage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import errno
+import os
+import signal
+import sys
+import threading
+import traceback
+
+import msgspec
+
+from coatcheck.errors import CoatcheckError
+from workers.training_protocol import Canceled, Control, Events, Stopped, TimeLimit, TrainingSpec, read_lines
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Entry of the process."""
+    parser = argparse.ArgumentParser(prog="workers.training_child")
+    parser.add_argument("--events-fd", type=int, required=True)
+    parser.add_argument("--parent-pid", type=int, default=0)
+    arguments = parser.parse_args()
+    die_with_parent(arguments.parent_pid)
+    events = Events(arguments.events_fd)
+    warm()
+    events.send("ready", pid=os.getpid())
+    lines = read_lines(sys.stdin.fileno())
+    line = next(lines, b"")
+    if not line.strip():
+        return 0
+    spec = msgspec.json.decode(line, type=TrainingSpec)
+    control = Control(events)
+    signal.signal(signal.SIGTERM, lambda *_: control.tell("stop"))
+    threading.Thread(target=control.watch, args=(lines,), name="control", daemon=True).start()
+    report(spec, control)
+    return 0
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Ask the kernel to kill this process when its parent dies; ends at once if that has happened already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if parent_pid and os.getppid() != parent_pid:
+        os._exit(3)
+
+
+def warm() -> None:
+    """Import and run once what is slow the first time: torch, scikit-learn, the exporter (seconds each)."""
+    from workers.training_run import warm_up
+
+    warm_up()
+
+
+def report(spec: TrainingSpec, control: Control) -> None:
+    """Train and send the one event that ends it."""
+    from workers.training_run import TrainingRun
+
+    try:
+        result = TrainingRun(spec, control).run()
+    except Canceled:
+        control.events.send("canceled")
+    except Stopped:
+        control.events.send("stopped")
+    except TimeLimit:
+        limit = f"{spec.soft_limit_s:g} s"
+        failed(control, "time_limit", f"the training ran into its time limit of {limit}; lower input.epochs", user=True)
+    except CoatcheckError as exc:
+        failed(control, exc.code, str(exc), user=exc.code != "not_enough_space", field=exc.field)
+    except MemoryError:
+        failed(
+            control, "out_of_memory", "the training needs more memory than there is; use a smaller dataset", user=True
+        )
+    except OSError as exc:
+        code = "disk_full" if exc.errno in (errno.ENOSPC, errno.EDQUOT) else "io_error"
+        failed(control, code, f"the training could not write its files: {exc.strerror}", user=False)
+    except Exception as exc:  # noqa: BLE001 - the process's outermost edge: it must say that it failed
+        print(traceback.format_exc(), file=sys.stderr, flush=True)
+        code, sentence, user = classify(exc)
+        failed(control, code, sentence, user=user)
+    else:
+        control.events.send("result", **result)
+
+
+def failed(control: Control, code: str, message: str, *, user: bool, field: str | None = None) -> None:
+    """`user` says that trying again cannot help: the input has to change."""
+    control.events.send("failed", code=code, message=message, user=user, field=field)
+
+
+def classify(error: Exception) -> tuple[str, str, bool]:
+    """Code, sentence and whether it is the user's to mend, for an exception that is not ours."""
+    name = type(error).__name__
+    if name == "Diverged":
+        return "diverged", f"{error}; lower input.learning_rate", True
+    if name == "OutOfMemoryError":
+        return "cuda_oom", "the GPU has too little memory for this; lower input.batch_size", True
+    if name == "ExportFailed":
+        return "export_failed", "the trained network could not be written as ONNX", True
+    return "internal", f"the training failed unexpectedly ({name})", False
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # nothing is left to do, and torch takes its time to say goodbye
