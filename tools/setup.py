@@ -27,8 +27,8 @@ LOCK = ROOT / "requirements.lock"
 STAMP = VENV / "coatcheck-lock.sha256"
 MARK = "# hardware: "
 
-SIZE_LOCKED = "about 240 MB"
-SIZE_CPU = "about 210 MB (PyTorch's CPU build, ONNX Runtime)"
+SIZE_LOCKED = "about 220 MB"
+SIZE_CPU = "about 220 MB (PyTorch's CPU build, ONNX Runtime)"
 SIZE_FULL = "about 3 GB (PyTorch with its CUDA libraries, ONNX Runtime)"
 
 
@@ -71,7 +71,7 @@ def wanted_stamp(lock: str, hardware: Hardware) -> str:
 
 def is_current(stamp: str) -> bool:
     """True if the environment was made from this very lock and its Python still starts."""
-    if not STAMP.exists() or STAMP.read_text().strip() != stamp:
+    if not STAMP.exists() or STAMP.read_text().strip() != stamp or not PYTHON.exists():
         return False
     return subprocess.run([PYTHON, "-c", ""], check=False, capture_output=True).returncode == 0
 

@@ -24,7 +24,7 @@ def test_drawn_tree_is_the_tree_of_classes():
         depth = (len(line) - len(line.lstrip())) // INDENT
         path = [*path[:depth], line.strip()]
         drawn[line.strip()] = path[-2] if depth else None
-    real = {item.__name__: item.__base__.__name__ for item in classes() if item is not errors.CoatcheckError}
+    real = {item.__name__: item.__bases__[0].__name__ for item in classes() if item is not errors.CoatcheckError}
     assert drawn == {"CoatcheckError": None, **real}
 
 
