@@ -1,0 +1,242 @@
+"""The whole loop on one machine: upload, train, export, publish, predict. `make demo`; ARGS=--exit ends by itself.
+
+Uses the public HTTP API only, as any client would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import httpx
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from coatcheck.errors import CoatcheckError
+from coatcheck.settings import Settings
+from examples import digits
+from examples.service import DemoFailed, checked, client, running_service
+
+MANY = 2000
+CONCURRENT = 32
+NEEDED_ACCURACY = 0.97
+
+console = Console(highlight=False)
+
+
+def main() -> int:
+    """Run the demo; 0 when everything came out right."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--exit", action="store_true", help="end after the demo instead of serving on")
+    arguments = parser.parse_args()
+    try:
+        settings = Settings.from_env(os.environ)
+        with running_service(settings) as service, client(settings) as http:
+            show(http, settings)
+            if not arguments.exit:
+                _serve_on(service, settings)
+    except KeyboardInterrupt:
+        console.print("\nstopping")
+    except (DemoFailed, CoatcheckError, httpx.HTTPError) as error:
+        console.print(f"[red]the demo failed:[/red] {error}")
+        return 1
+    return 0
+
+
+def show(http: httpx.Client, settings: Settings) -> None:
+    """All steps, each printed with what it did."""
+    started = time.monotonic()
+    images, labels = digits.load()
+    file = upload(http, images, labels)
+    training = train(http, settings.account, file["id"])
+    version = tell_training(training)
+    tell_first_answer(time.monotonic() - started, predict_by_poll(http, version, images[0]), labels[0])
+    predict_by_wait(http, version, images[1], labels[1])
+    predict_many(http, version, images, labels)
+    tell_how_to_go_on(settings, training, version)
+
+
+def upload(http: httpx.Client, images: list[list[list[float]]], labels: list[str]) -> dict[str, Any]:
+    """Upload the digits as CSV."""
+    content = digits.to_csv(images, labels)
+    file: dict[str, Any] = checked(http.post("/v1/files", files={"content": ("digits.csv", content, "text/csv")}))
+    console.print(
+        f"[bold]uploaded[/bold]  digits.csv: {len(images)} images, {file['size'] / 1024:.0f} KiB, {file['id']}"
+    )
+    return file
+
+
+def train(http: httpx.Client, account: str, file_id: str) -> dict[str, Any]:
+    """Train catalog/cnn on it, with a live bar from the training's own progress."""
+    base: dict[str, Any] = checked(http.get("/v1/models/catalog/cnn"))
+    path = f"/v1/models/catalog/cnn/versions/{base['latest_version']['id']}/trainings"
+    body = {
+        "destination": f"{account}/digits",
+        "input": {"dataset": file_id, "target": "digit", "image_shape": [8, 8]},
+    }
+    training: dict[str, Any] = checked(http.post(path, json=body))
+    columns = (TextColumn("[bold]training[/bold]"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("waiting for a worker", total=None)
+        while training["status"] in ("starting", "processing"):
+            time.sleep(0.2)
+            training = checked(http.get(f"/v1/trainings/{training['id']}"))
+            told = training.get("progress") or {}
+            if told:
+                total = told["total"] if told["total"] > 1 else None
+                words = told["phase"] + (f" epoch {told['epoch'] + 1}/{told['epochs']}" if "epoch" in told else "")
+                bar.update(task, completed=told["done"], total=total, description=words)
+        bar.update(task, completed=1, total=1, description=training["state"])
+    if training["status"] != "succeeded":
+        raise DemoFailed(f"training {training['id']}: {training['code']}: {training['error']}")
+    return training
+
+
+def tell_training(training: dict[str, Any]) -> str:
+    """Print the evidence; returns the version's id."""
+    output = training["output"]
+    test, rows, parity, seconds = output["test"], output["rows"], output["parity"], output["seconds"]
+    reference: str = output["version"]
+    console.print(f"[bold]published[/bold] {reference[:32]}...  (training {training['id']})")
+    console.print(
+        f"          test accuracy [bold]{test['accuracy']:.4f}[/bold] on {rows['test']} images never trained on "
+        f"(macro F1 {test['macro_f1']:.4f}; always guessing one digit: {test['majority_accuracy']:.2f})"
+    )
+    wrong = [f"{pair['true']} taken for {pair['predicted']} x{pair['rows']}" for pair in test["worst_confusions"]]
+    console.print(f"          worst confusions: {', '.join(wrong) or 'none'}")
+    console.print(f"          parity of ONNX Runtime with PyTorch: {_parity(parity)}")
+    console.print(
+        f"          model.onnx {output['export']['bytes'] / 1024:.0f} KiB, opset {output['export']['opset']}; "
+        + ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+    )
+    if test["accuracy"] < NEEDED_ACCURACY:
+        raise DemoFailed(f"test accuracy {test['accuracy']:.4f} is under {NEEDED_ACCURACY}")
+    return reference.partition(":")[2]
+
+
+def predict_by_poll(http: httpx.Client, version: str, image: list[list[float]]) -> dict[str, Any]:
+    """Drop off a job, keep the ticket, pick up the result."""
+    job: dict[str, Any] = checked(http.post("/v1/predictions", json={"version": version, "input": {"image": image}}))
+    while job["status"] in ("starting", "processing"):
+        time.sleep(0.005)
+        job = checked(http.get(f"/v1/predictions/{job['id']}"))
+    if job["status"] != "succeeded":
+        raise DemoFailed(f"prediction {job['id']}: {job['error']}")
+    return job
+
+
+def tell_first_answer(seconds: float, job: dict[str, Any], label: str) -> None:
+    """Print the first prediction."""
+    output = job["output"]
+    sure = output["probabilities"][output["label"]]
+    console.print(
+        f"[bold]predicted[/bold] job {job['id']}: {output['label']} ({sure:.1%} sure, it is a {label}), "
+        f"run by {job['provider']}; upload to first answer {seconds:.1f} s"
+    )
+
+
+def predict_by_wait(http: httpx.Client, version: str, image: list[list[float]], label: str) -> None:
+    """The same in one request."""
+    started = time.monotonic()
+    body = {"version": version, "input": {"image": image}}
+    job = checked(http.post("/v1/predictions", json=body, headers={"Prefer": "wait=10"}))
+    took_ms = (time.monotonic() - started) * 1000
+    console.print(f"          with Prefer: wait: {job['output']['label']} (it is a {label}) in {took_ms:.1f} ms")
+
+
+def predict_many(http: httpx.Client, version: str, images: list[list[list[float]]], labels: list[str]) -> None:
+    """2,000 jobs at once; each answer is compared with one prediction that holds all images."""
+    body = {"version": version, "input": {"instances": [{"image": image} for image in images]}}
+    reference = checked(http.post("/v1/predictions", json=body, headers={"Prefer": "wait=60"}))
+    expected = [output["label"] for output in reference["output"]]
+    before = _batches(http)
+    started = time.monotonic()
+    found = asyncio.run(_submit_and_collect(http, version, images))
+    took = time.monotonic() - started
+    rows, runs = (now - then for now, then in zip(_batches(http, at_least=before[0] + MANY), before, strict=True))
+    same = sum(found[number] == expected[number % len(images)] for number in range(MANY))
+    right = sum(found[number] == labels[number % len(images)] for number in range(MANY))
+    console.print(
+        f"[bold]2,000 jobs[/bold] at once: {MANY / took:.0f} jobs/s, mean micro-batch {rows / max(runs, 1):.1f}, "
+        f"{same} of {MANY} as expected, {right / MANY:.1%} show the right digit"
+    )
+    if same != MANY:
+        raise DemoFailed(f"{MANY - same} of {MANY} answers differ: {Counter(found).most_common(12)}")
+
+
+async def _submit_and_collect(http: httpx.Client, version: str, images: list[list[list[float]]]) -> list[str]:
+    bodies = [msgspec.json.encode({"version": version, "input": {"image": image}}) for image in images]
+    gate = asyncio.Semaphore(CONCURRENT)
+    headers = {**http.headers, "Content-Type": "application/json"}
+    limits = httpx.Limits(max_connections=CONCURRENT)
+    async with httpx.AsyncClient(
+        base_url=http.base_url, headers=headers, timeout=90, limits=limits, trust_env=False
+    ) as many:
+
+        async def submit(number: int) -> str:
+            async with gate:
+                job = checked(await many.post("/v1/predictions", content=bodies[number % len(bodies)]))
+                return str(job["id"])
+
+        async def collect(job_id: str) -> str:
+            async with gate:
+                job = checked(await many.get(f"/v1/predictions/{job_id}?wait=60"))
+                return str((job["output"] or {}).get("label", job["error"]))
+
+        ids = await asyncio.gather(*(submit(number) for number in range(MANY)))
+        return list(await asyncio.gather(*(collect(job_id) for job_id in ids)))
+
+
+def _batches(http: httpx.Client, at_least: float = 0.0) -> tuple[float, float]:
+    """Rows and runs of ONNX Runtime so far, from /metrics; workers tell every few seconds."""
+    deadline = time.monotonic() + 8
+    while True:
+        text = http.get("/metrics").text
+        rows = sum(float(value) for value in re.findall(r"^coatcheck_process_rows\{.*\} (\S+)$", text, re.MULTILINE))
+        runs = sum(float(value) for value in re.findall(r"^coatcheck_process_runs\{.*\} (\S+)$", text, re.MULTILINE))
+        if rows >= at_least or time.monotonic() > deadline:
+            return rows, runs
+        time.sleep(0.25)
+
+
+def _parity(parity: dict[str, Any]) -> str:
+    verdict = "passed" if parity["passed"] else "FAILED"
+    sizes = ", ".join(str(size) for size in parity["batch_sizes"])
+    return f"{verdict}, batches of {sizes}, largest difference {parity['max_difference']:.1e}"
+
+
+def tell_how_to_go_on(settings: Settings, training: dict[str, Any], version: str) -> None:
+    """Print what can be pasted."""
+    base = settings.base_url
+    key = '"$COATCHECK_API_KEY"' if settings.api_key else f'"$(cat {settings.home / "api-key"})"'
+    console.print("\nthe same with curl:", markup=False)
+    image = [[0.0] * 3 + [16.0] * 2 + [0.0] * 3] * 8
+    body = msgspec.json.encode({"version": version, "input": {"image": image}}).decode()
+    auth = '-H "Authorization: Bearer $REPLICATE_API_TOKEN"'
+    lines = [
+        f"  export REPLICATE_API_TOKEN={key} REPLICATE_BASE_URL={base}",
+        f"  curl {auth} {base}/v1/trainings/{training['id']}",
+        f"  curl {auth} -H 'Prefer: wait' -d '{body}' {base}/v1/predictions",
+    ]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(f"service {base}   API to try {base}/docs   state {settings.home}", markup=False)
+
+
+def _serve_on(service: subprocess.Popen[bytes], settings: Settings) -> None:
+    console.print(f"serving at {settings.base_url} until Ctrl-C")
+    with contextlib.suppress(KeyboardInterrupt):
+        service.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

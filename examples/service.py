@@ -1,0 +1,66 @@
+"""Starts the service as `make run` does and talks to it over HTTP. For the demo; knows no models."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+
+from coatcheck.settings import Settings
+
+START_S = 60.0
+
+
+class DemoFailed(Exception):
+    """Something did not go as it should; the message says what."""
+
+
+@contextlib.contextmanager
+def running_service(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+    """The service, ready; stopped in good order at the end."""
+    process = subprocess.Popen([sys.executable, "-m", "coatcheck", "run"], start_new_session=True)
+    try:
+        _wait_ready(settings, process)
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _wait_ready(settings: Settings, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise DemoFailed("the service did not start; its words are above")
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{settings.base_url}/readyz", timeout=2).status_code == httpx.codes.OK:
+                return
+        time.sleep(0.1)
+    raise DemoFailed(f"the service was not ready after {START_S:g} s")
+
+
+def client(settings: Settings) -> httpx.Client:
+    """A client with the key that the service keeps in its home."""
+    key = settings.api_key or (settings.home / "api-key").read_text().strip()
+    return httpx.Client(
+        base_url=settings.base_url, headers={"Authorization": f"Bearer {key}"}, timeout=90, trust_env=False
+    )
+
+
+def checked(response: httpx.Response) -> Any:
+    """The answer's JSON, or the problem it tells as DemoFailed."""
+    if response.is_error:
+        raise DemoFailed(
+            f"{response.request.method} {response.request.url.path}: {response.status_code} {response.text}"
+        )
+    return response.json()
