@@ -1,0 +1,273 @@
+"""The native dialect's request bodies, read and checked: JSON bytes in, plain records out.
+
+Knows the shape of a request, not whether a model exists or an input fits it. Fields of Replicate's API that mean
+nothing here (`stream`, `hardware`) are taken and ignored, and so are unknown ones; what is read is checked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from coatcheck.errors import InvalidInput
+from coatcheck.settings import NAME_PATTERN
+
+#: Events a webhook can be told; `completed` is the only one that is always sent.
+WEBHOOK_EVENTS = ("start", "output", "logs", "completed")
+#: First path words of other dialects and of ours, so no owner or model may be called so.
+RESERVED_NAMES = frozenset({"catalog", "stats", "ready", "config", "infer", "versions", "trace"})
+#: Versions are 64 hex digits; a prefix is not one.
+VERSION_ID = re.compile(r"[0-9a-f]{64}")
+LONGEST_URL = 2048
+
+T = TypeVar("T")
+
+
+class Callback(msgspec.Struct, kw_only=True):
+    """Where to tell what happened."""
+
+    webhook: str | None = None
+    #: Old name of `webhook` for the end alone.
+    webhook_completed: str | None = None
+    webhook_events_filter: list[Literal["start", "output", "logs", "completed"]] | None = None
+
+
+class PredictionBody(Callback, kw_only=True):
+    """POST /v1/models/{owner}/{name}/predictions."""
+
+    input: msgspec.Raw
+
+
+class VersionedPredictionBody(PredictionBody, kw_only=True):
+    """POST /v1/predictions."""
+
+    #: A version id, or owner/name, or owner/name:<version id, alias or number>.
+    version: str
+
+
+class TrainingBody(Callback, kw_only=True):
+    """POST /v1/models/{owner}/{name}/versions/{version}/trainings."""
+
+    input: dict[str, Any]
+    #: owner/name to publish to; made when it does not exist.
+    destination: str
+
+
+class ModelBody(msgspec.Struct, kw_only=True):
+    """POST /v1/models."""
+
+    owner: str
+    name: str
+    visibility: Literal["public", "private"] = "private"
+    description: str | None = None
+    github_url: str | None = None
+    paper_url: str | None = None
+    license_url: str | None = None
+    cover_image_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionReference:
+    """What a client wrote for a version."""
+
+    #: `owner/name`, or None for a bare version id.
+    model: str | None
+    #: Version id, alias or number; None means the latest version of the model.
+    version: str | None
+
+
+def decode_body(body: bytes, kind: type[T]) -> T:
+    """Read a JSON body as `kind`.
+
+    Raises:
+        InvalidInput: it is not JSON or does not fit; names the field, what was found and what was expected.
+    """
+    if not body:
+        raise InvalidInput("The body is empty; expected a JSON object")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise _misfit(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"The body is not JSON: {_decode_hint(body, str(error))}") from None
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"The body is not UTF-8: byte {error.start} of one of its texts") from None
+    except RecursionError:
+        raise InvalidInput("The body is nested too deeply; expected at most a few hundred levels") from None
+
+
+def _misfit(message: str) -> InvalidInput:
+    """A sentence of msgspec's, with the path as a field: "Expected `str`, got `int` - at `$.version`"."""
+    text, _, path = message.partition(" - at `$")
+    field = path.rstrip("`").lstrip(".") or None
+    missing = re.fullmatch(r"Object missing required field `(.+)`", text)
+    if missing:
+        field = f"{field}.{missing[1]}" if field else missing[1]
+        return InvalidInput(f"{field} is missing", field=field)
+    words = re.fullmatch(r"Expected `(.+)`, got `(.+)`", text)
+    if words:
+        expected = words[1].replace("object | null", "object").replace("str", "text")
+        return InvalidInput(f"{field or 'The body'} is {words[2]}; expected {expected}", field=field)
+    return InvalidInput(f"{field or 'The body'} does not fit: {text}", field=field)
+
+
+def _decode_hint(body: bytes, message: str) -> str:
+    position = re.search(r"\(byte (\d+)\)", message)
+    if position:
+        found = body[int(position[1]) :][:9]
+        if found.lstrip(b"-").startswith((b"NaN", b"Inf", b"nan", b"inf")):
+            return f"{found.decode('ascii', 'replace')} at byte {position[1]}; JSON has no NaN or Infinity"
+    return message.removeprefix("JSON is malformed: ")
+
+
+def parse_version_reference(text: str) -> VersionReference:
+    """`<64 hex>`, `owner/name` or `owner/name:<id|alias|number>`.
+
+    Raises:
+        InvalidInput: anything else; the message says how to write it.
+    """
+    if VERSION_ID.fullmatch(text):
+        return VersionReference(model=None, version=text)
+    model, colon, version = text.partition(":")
+    if model.count("/") == 1 and (version or not colon):
+        return VersionReference(model=parse_model_name(model, "version"), version=version or None)
+    raise InvalidInput(
+        f"version is {text[:80]!r}; expected a version id (64 hex digits) or owner/name:<id, alias or number>. "
+        f"For the alias {text[:40]!r} of a model write owner/name:{text[:40]}",
+        field="version",
+    )
+
+
+def parse_model_name(text: str, field: str) -> str:
+    """`owner/name`, checked.
+
+    Raises:
+        InvalidInput: it is not of that form; `field` is blamed.
+    """
+    owner, slash, name = text.partition("/")
+    if not slash or not _is_name(owner) or not _is_name(name):
+        raise InvalidInput(
+            f"{field} is {text[:80]!r}; expected owner/name, each of lower-case letters, digits and . _ - "
+            "(no double -, at most 64)",
+            field=field,
+        )
+    return text
+
+
+def check_new_model_name(owner: str, name: str, field: str = "name") -> None:
+    """Refuse names that mean something else in a path.
+
+    Raises:
+        InvalidInput: the name is reserved or not a name.
+    """
+    parse_model_name(f"{owner}/{name}", field)
+    if name in RESERVED_NAMES:
+        raise InvalidInput(f"{field} is {name!r}, which is reserved; expected another name", field=field)
+
+
+def _is_name(text: str) -> bool:
+    return NAME_PATTERN.fullmatch(text) is not None and "--" not in text
+
+
+def parse_webhook(body: Callback) -> tuple[str, tuple[str, ...]]:
+    """The address to tell and the events it wants (empty: all); ('', ()) when there is none.
+
+    Raises:
+        InvalidInput: the address is not one that can be called.
+    """
+    url, events = body.webhook, tuple(body.webhook_events_filter or ())
+    if url is None and body.webhook_completed is not None:
+        url, events = body.webhook_completed, ("completed",)
+    if not url:
+        return "", ()
+    field = "webhook" if body.webhook is not None else "webhook_completed"
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        fits = False
+        parts = None
+    if not fits or len(url) > LONGEST_URL or not url.isprintable() or " " in url:
+        raise InvalidInput(f"{field} is {url[:80]!r}; expected an http:// or https:// address", field=field)
+    if parts is not None and (parts.username is not None or parts.password is not None):
+        raise InvalidInput(f"{field} has a user or password in it; expected an address without", field=field)
+    return url, tuple(event for event in WEBHOOK_EVENTS if event in events)
+
+
+def parse_seconds(text: str, field: str, *, low: float, high: float) -> float:
+    """A number of seconds from a query.
+
+    Raises:
+        InvalidInput: not a number, or out of range.
+    """
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = float("nan")
+    if not low <= seconds <= high:
+        raise InvalidInput(f"{field} is {text[:40]!r}; expected seconds from {low:g} to {high:g}", field=field)
+    return seconds
+
+
+def parse_preference(header: str, limit_s: float) -> float | None:
+    """Seconds of `Prefer: wait[=s]`, clamped to 1..limit; None when the header asks for no wait.
+
+    A preference that cannot be read is ignored: a preference is never an error.
+    """
+    for part in header.split(","):
+        token, _, value = part.split(";", 1)[0].partition("=")
+        if token.strip().lower() != "wait":
+            continue
+        if not value:
+            return limit_s
+        try:
+            seconds = float(value.strip().strip('"'))
+        except ValueError:
+            return limit_s
+        return min(max(seconds, 1.0), limit_s) if seconds == seconds else limit_s  # noqa: PLR0124 - NaN
+    return None
+
+
+def parse_choice(text: str, field: str, choices: Iterable[str]) -> str:
+    """One of `choices`.
+
+    Raises:
+        InvalidInput: another word.
+    """
+    known = list(choices)
+    if text not in known:
+        raise InvalidInput(f"{field} is {text[:40]!r}; expected one of {', '.join(known)}", field=field)
+    return text
+
+
+def parse_count(text: str, field: str, *, low: int, high: int) -> int:
+    """A whole number from a query.
+
+    Raises:
+        InvalidInput: not a whole number, or out of range.
+    """
+    if not re.fullmatch(r"-?\d{1,9}", text) or not low <= int(text) <= high:
+        raise InvalidInput(f"{field} is {text[:40]!r}; expected a whole number from {low} to {high}", field=field)
+    return int(text)
+
+
+def parse_time(text: str, field: str) -> int:
+    """An ISO 8601 time (UTC when it names no zone) as milliseconds since the epoch.
+
+    Raises:
+        InvalidInput: it is not one.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+        moment = found if found.tzinfo else found.replace(tzinfo=UTC)
+        return int(moment.timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise InvalidInput(
+            f"{field} is {text[:40]!r}; expected a time like 2026-01-31T12:00:00Z", field=field
+        ) from None

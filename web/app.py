@@ -1,0 +1,57 @@
+"""The Flask application: routes of every dialect, who may call them, and what every answer carries.
+
+`create_app(core)` is the composition root of the web tier; it makes no connection and starts no thread.
+"""
+
+from __future__ import annotations
+
+from flask import Flask, Response, g, request
+
+from coatcheck.core import Core
+from web import auth, errors, health, metrics, openapi
+from web.dialects.native import account, files, jobs, models, predictions, trainings
+from web.metrics import HttpStats
+from web.requests import core as request_core
+from web.requests import request_id
+
+#: Room for the other fields of a multipart form, bytes; the file itself is never kept in memory.
+FORM_MEMORY = 256 * 1024
+FORM_PARTS = 50
+
+DIALECTS = (predictions.routes, trainings.routes, models.routes, files.routes, account.routes, jobs.routes)
+PROTECTED = frozenset(routes.name for routes in DIALECTS)
+OPEN = (health.routes, metrics.routes, openapi.routes)
+
+
+def create_app(core: Core, stats: HttpStats | None = None) -> Flask:
+    """The application over a core; `stats` is where `/metrics` finds this process's requests."""
+    app = Flask("web", static_folder=None)
+    app.config.update(
+        MAX_CONTENT_LENGTH=core.settings.json_limit_bytes,
+        MAX_FORM_MEMORY_SIZE=FORM_MEMORY,
+        MAX_FORM_PARTS=FORM_PARTS,
+    )
+    app.extensions["core"] = core
+    app.extensions["stats"] = stats or HttpStats()
+    app.url_map.merge_slashes = False
+    for routes in OPEN:
+        app.register_blueprint(routes)
+    for routes in DIALECTS:
+        app.register_blueprint(routes)
+    app.before_request(_check_key)
+    app.after_request(_add_headers)
+    errors.register(app)
+    return app
+
+
+def _check_key() -> None:
+    # Scopes come here: `g.key.scopes` against what the endpoint needs. Today every key is an admin key.
+    if request.blueprint in PROTECTED:
+        g.key = auth.authenticate(request_core().accounts)
+
+
+def _add_headers(response: Response) -> Response:
+    environ = request.environ
+    environ["coatcheck.route"] = request.url_rule.rule if request.url_rule is not None else "-"
+    response.headers["X-Request-Id"] = request_id()
+    return response

@@ -1,0 +1,31 @@
+"""Who asks: the Bearer key of a request, checked. What a key may do is decided in `web/app.py` alone."""
+
+from __future__ import annotations
+
+from flask import request
+
+from coatcheck.accounts import Accounts, Key
+from coatcheck.errors import Unauthenticated
+
+LONGEST_KEY = 512
+
+_HOW = "Send `Authorization: Bearer <key>`; the first key is in the file api-key of the service's home folder."
+
+
+def authenticate(accounts: Accounts) -> Key:
+    """The key of the present request.
+
+    Raises:
+        Unauthenticated: none was sent, it is not written as a Bearer key, or it is unknown.
+        StoreUnavailable: it cannot be looked up now.
+    """
+    header = request.environ.get("HTTP_AUTHORIZATION", "")
+    if not header:
+        raise Unauthenticated(f"No key was sent. {_HOW}", field="Authorization")
+    scheme, _, key = header.partition(" ")
+    key = key.strip()
+    if scheme.lower() != "bearer":
+        raise Unauthenticated(f"The key was sent as {scheme[:20]!r}, not as Bearer. {_HOW}", field="Authorization")
+    if not key or len(key) > LONGEST_KEY or not key.isascii() or not key.isprintable() or " " in key:
+        raise Unauthenticated(f"The key is malformed. {_HOW}", field="Authorization")
+    return accounts.authenticate(key)

@@ -1,0 +1,133 @@
+"""Request bodies from the event loop: small ones gathered, uploads piped to the thread that stores them.
+
+Bounds what a client can cost: size, silence and slowness. Knows no routes and no formats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import queue
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from coatcheck.errors import CoatcheckError, TooLarge
+
+#: Seconds without a byte after which a body is given up.
+IDLE_S = 15.0
+#: A body must keep this pace, bytes per second, after the first `GRACE_S` seconds.
+SLOWEST = 4096
+GRACE_S = 20.0
+#: Chunks that may wait between the loop and the reading thread.
+AHEAD = 16
+
+
+class SlowBody(Exception):
+    """The body came too slowly; the answer is 408."""
+
+
+class Source(Protocol):
+    """The part of RSGI's protocol object that gives the body."""
+
+    def __call__(self) -> object:
+        """The whole body, awaitable."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """The body in chunks."""
+
+
+class _Pace:
+    """How long the next chunk may take."""
+
+    def __init__(self) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._start = self._clock()
+        self._received = 0
+
+    def patience(self) -> float:
+        """Seconds left for the next chunk; at most `IDLE_S`, 0 or less when the pace was not kept."""
+        return min(IDLE_S, GRACE_S + self._received / SLOWEST - (self._clock() - self._start))
+
+    def add(self, size: int) -> None:
+        self._received += size
+
+
+async def chunks(source: Source, limit: int) -> AsyncIterator[bytes]:
+    """The body in chunks, paced and bounded.
+
+    Raises:
+        TooLarge: more than `limit` bytes. SlowBody: too slow.
+    """
+    pace, received = _Pace(), 0
+    iterator = source.__aiter__()
+    while True:
+        try:
+            async with asyncio.timeout(pace.patience()):
+                chunk = await iterator.__anext__()
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise SlowBody from None
+        received += len(chunk)
+        if received > limit:
+            raise TooLarge(f"The body is larger than the {limit} bytes this route takes")
+        pace.add(len(chunk))
+        yield bytes(chunk)
+
+
+async def gather(source: Source, limit: int) -> bytes:
+    """The whole body. Raises as `chunks` does."""
+    return b"".join([chunk async for chunk in chunks(source, limit)])
+
+
+class Pipe(io.RawIOBase):
+    """A body that the loop writes and one thread reads, at most `AHEAD` chunks apart."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._room = asyncio.Semaphore(AHEAD)
+        self._chunks: queue.SimpleQueue[bytes | BaseException] = queue.SimpleQueue()
+        self._left = b""
+        self._ended = False
+        #: What ended the body early; None while all is well.
+        self.failure: BaseException | None = None
+
+    # -- on the loop ---------------------------------------------------------------------------------
+
+    async def fill(self, source: Source, limit: int) -> None:
+        """Move the body into the pipe; failures are raised in the reading thread."""
+        try:
+            async for chunk in chunks(source, limit):
+                await self._room.acquire()
+                self._chunks.put(chunk)
+            self._chunks.put(b"")
+        except (CoatcheckError, SlowBody) as error:
+            self.failure = error
+            self._chunks.put(error)
+        except Exception as error:  # noqa: BLE001 - the client is gone; the reader must not wait for ever
+            self.failure = error
+            self._chunks.put(EOFError("the client hung up inside the body"))
+        except asyncio.CancelledError:
+            self._chunks.put(EOFError("the request was given up"))
+            raise
+
+    # -- in the thread -------------------------------------------------------------------------------
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """Blocks until there is something; 0 at the end."""
+        if not self._left and not self._ended:
+            item = self._chunks.get()
+            if isinstance(item, BaseException):
+                self._ended = True
+                raise item
+            self._loop.call_soon_threadsafe(self._room.release)
+            self._left = item
+            self._ended = not item
+        size = min(len(buffer), len(self._left))
+        buffer[:size] = self._left[:size]
+        self._left = self._left[size:]
+        return size

@@ -1,0 +1,1 @@
+"""Routes and views, one package a dialect. Dialects do not know each other."""

@@ -1,0 +1,1 @@
+"""The native dialect: Replicate's HTTP API under `/v1`, and what we add to it."""

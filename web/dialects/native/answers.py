@@ -1,0 +1,137 @@
+"""What the native views of predictions and trainings share: rendering a job, and waiting for its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from flask import Response, request
+
+from coatcheck import errors
+from coatcheck.core import Core, Submitted, Webhook
+from coatcheck.jobs import Job, Kind, Status
+from coatcheck.wire.native import QueueReport, render_job
+from coatcheck.wire.native_requests import Callback, parse_preference, parse_seconds, parse_webhook
+from web.requests import OffLoop, Wait, after, caller, core, json_response, loop
+
+#: A queued job younger than this is told without its place in the queue: the look-up would cost more than it tells.
+POSITION_AFTER_MS = 200
+#: Longest log text in an answer, characters; the newest lines are kept.
+LOG_CHARACTERS = 200_000
+
+
+def webhook_of(body: Callback) -> Webhook | None:
+    """The webhook of a request. Raises InvalidInput."""
+    url, events = parse_webhook(body)
+    return Webhook(url=url, events=events) if url else None
+
+
+def render(app_core: Core, job: Job, *, waiting: bool = False) -> bytes:
+    """The job as JSON, with what lies in storage, its logs and why it waits."""
+    queue = app_core.queue
+    return render_job(
+        job,
+        app_core.settings.base_url,
+        input_json=queue.input_of(job) if job.input is None and job.input_ref else None,
+        output_json=queue.output_of(job) if job.output is None and job.output_ref else None,
+        logs=_logs(app_core, job) if job.kind is Kind.TRAINING else "",
+        queue=_queue_report(app_core, job) if job.status is Status.QUEUED else None,
+        waiting=waiting,
+    )
+
+
+def _logs(app_core: Core, job: Job) -> str:
+    events = app_core.queue.events(job, limit=10_000)
+    return "\n".join(event.data.decode() for event in events if event.name == "log")[-LOG_CHARACTERS:]
+
+
+def _queue_report(app_core: Core, job: Job) -> QueueReport | None:
+    if time.time() * 1000 - job.created_ms < POSITION_AFTER_MS:
+        return None
+    position = app_core.queue.position(job)
+    return QueueReport(position=position.ahead, reason=position.reason)
+
+
+def _reads_storage(job: Job) -> bool:
+    """Rendering this job reads storage, which the event loop must not do."""
+    return (job.input is None and bool(job.input_ref)) or (job.output is None and bool(job.output_ref))
+
+
+def show(job: Job, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """The job as the answer to a request that may be run again."""
+    here = loop()
+    if here is not None and here.on_loop and _reads_storage(job):
+        after(OffLoop())
+        return Response(status=202)
+    return json_response(render(core(), job), status, headers)
+
+
+def show_submitted(submitted: Submitted) -> Response:
+    """201 with the job; held until it ends where the client prefers to wait."""
+    job, app_core = submitted.job, core()
+    headers = {"Location": f"{app_core.settings.base_url}/v1/{job.kind}s/{job.id}"}
+    if not submitted.created:
+        headers["Idempotency-Replayed"] = "true"
+    prefer = request.environ.get("HTTP_PREFER")
+    seconds = parse_preference(prefer, app_core.settings.wait_limit_s) if prefer else None
+    if seconds is None:
+        return json_response(render(app_core, job), 201, headers)
+    headers["Preference-Applied"] = "wait" if prefer == "wait" else f"wait={seconds:g}"
+    here = loop()
+    if not submitted.created and not job.status.terminal and here is not None and here.channel:
+        app_core.queue.watch(job.id, here.channel)
+    if not job.status.terminal and hold(job, seconds, waiting=True):
+        return json_response(b"", 201, headers)
+    return json_response(render(app_core, job, waiting=True), 201, headers)
+
+
+def hold(job: Job, seconds: float, *, waiting: bool = False) -> bool:
+    """Have the shell answer when the job ends, after at most `seconds`; False where nothing can be held.
+
+    The job must have been told the process's channel before it was read.
+    """
+    here = loop()
+    if here is None or here.full or not here.channel or seconds <= 0:
+        return False
+    after(Wait(job_id=job.id, seconds=seconds, finish=_finisher(core(), job, waiting)))
+    return True
+
+
+def _finisher(app_core: Core, job: Job, waiting: bool) -> Callable[[bool], bytes | Callable[[], bytes] | None]:
+    def finish(last: bool) -> bytes | Callable[[], bytes] | None:
+        try:
+            found = app_core.queue.get(job.account, job.id, job.kind)
+        except errors.Unavailable:
+            # The job is safe; when the time is up, what was known of it is the best answer there is.
+            return render_job(job, app_core.settings.base_url, waiting=waiting) if last else None
+        if not last and not found.status.terminal:
+            return None
+        if _reads_storage(found):
+            return lambda: render(app_core, found, waiting=waiting)
+        return render(app_core, found, waiting=waiting)
+
+    return finish
+
+
+def wait_query() -> float | None:
+    """`?wait=` in seconds, None when it was not asked for. Raises InvalidInput."""
+    text = request.args.get("wait")
+    return None if text is None else parse_seconds(text, "wait", low=0, high=core().settings.wait_limit_s)
+
+
+def read_job(job_id: str, kind: Kind) -> Response:
+    """GET of one job: at once, or held for its end as `?wait=` asks (predictions: for `poll_hold_ms` unasked)."""
+    app_core, here = core(), loop()
+    seconds = wait_query() if request.query_string else None
+    if seconds is None:
+        seconds = app_core.settings.poll_hold_ms / 1000 if kind is Kind.PREDICTION else 0
+    account = caller().account
+    job = app_core.queue.get(account, job_id, kind)
+    if seconds > 0 and not job.status.terminal and here is not None and here.channel and not here.full:
+        if not here.hears_of(job_id):
+            status = app_core.queue.watch(job_id, here.channel)
+            if status is None or status.terminal:
+                job = app_core.queue.get(account, job_id, kind)
+        if not job.status.terminal and hold(job, seconds):
+            return json_response(b"")
+    return show(job)

@@ -1,0 +1,103 @@
+"""Files in the native dialect: upload, get, content, list, delete."""
+
+from __future__ import annotations
+
+from typing import Any, BinaryIO, cast
+
+import msgspec
+from flask import Blueprint, Response, request
+
+from coatcheck.errors import InvalidInput
+from coatcheck.wire.native import encode
+from coatcheck.wire.native_objects import file_object, render_page
+from coatcheck.wire.native_requests import parse_count
+from web.downloads import send_file
+from web.requests import caller, core, json_response, off_loop
+from web.uploads import Upload
+
+routes = Blueprint("files", __name__)
+
+MOST = 1000
+DEFAULT = 100
+
+
+class _UploadWithMetadata(Upload):
+    """An upload whose `metadata` field, which clients send behind the file too, is checked before the end."""
+
+    def __init__(self) -> None:
+        super().__init__("content")
+        self.metadata: dict[str, Any] = {}
+
+    def read(self, size: int = -1) -> bytes:
+        found = super().read(size)
+        if not found and "metadata" in self.form.fields:
+            self.metadata.update(_metadata(self.form.fields["metadata"]))
+        return found
+
+
+@routes.post("/v1/files")
+@off_loop
+def create_file() -> Response:
+    """Store an upload: a multipart form with the file `content` and optionally `metadata`, a JSON object."""
+    app_core = core()
+    upload = _UploadWithMetadata()
+    file = app_core.files.create(
+        caller().account,
+        cast(BinaryIO, upload),
+        filename=upload.form.filename,
+        content_type=upload.form.content_type,
+        metadata=upload.metadata,
+        limit_bytes=app_core.settings.upload_limit_bytes,
+    )
+    return json_response(encode(file_object(file, app_core.settings.base_url)), 201)
+
+
+@routes.get("/v1/files")
+def list_files() -> Response:
+    """The account's files, newest first."""
+    app_core, query = core(), request.args
+    limit = parse_count(query["limit"], "limit", low=1, high=MOST) if "limit" in query else DEFAULT
+    before = parse_count(query["cursor"], "cursor", low=0, high=2**53) if "cursor" in query else None
+    found = app_core.files.page(caller().account, limit=limit, before_ms=before)
+    base_url = app_core.settings.base_url
+    more = len(found) == limit
+    older = f"{base_url}/v1/files?limit={limit}&cursor={found[-1].created_ms}" if more else None
+    return json_response(render_page([file_object(file, base_url) for file in found], older))
+
+
+@routes.get("/v1/files/<file_id>")
+def get_file(file_id: str) -> Response:
+    """A file's record."""
+    app_core = core()
+    file = app_core.files.get(caller().account, file_id)
+    return json_response(encode(file_object(file, app_core.settings.base_url)))
+
+
+@routes.get("/v1/files/<file_id>/content")
+@off_loop
+def get_content(file_id: str) -> Response:
+    """A file's bytes; takes Range and If-None-Match."""
+    app_core = core()
+    file = app_core.files.get(caller().account, file_id)
+    return send_file(
+        lambda: app_core.files.open(file),
+        size=file.size,
+        sha256=file.sha256,
+        content_type=file.content_type,
+        filename=file.name,
+    )
+
+
+@routes.delete("/v1/files/<file_id>")
+@off_loop
+def delete_file(file_id: str) -> Response:
+    """Remove a file."""
+    core().files.delete(caller().account, file_id)
+    return Response(status=204)
+
+
+def _metadata(text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError):
+        raise InvalidInput(f"metadata is {text[:40]!r}; expected a JSON object", field="metadata") from None

@@ -1,0 +1,64 @@
+"""Trainings in the native dialect: create, get, list, cancel, retry, events."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, request
+
+from coatcheck.jobs import Kind
+from coatcheck.wire.native_requests import TrainingBody, decode_body, parse_model_name
+from web.dialects.native.answers import read_job, show, show_submitted, webhook_of
+from web.dialects.native.jobs import list_jobs
+from web.dialects.native.streams import stream_events
+from web.requests import caller, core, idempotency, loop, off_loop
+
+routes = Blueprint("trainings", __name__)
+
+
+@routes.post("/v1/models/<owner>/<name>/versions/<version>/trainings")
+def create_training(owner: str, name: str, version: str) -> Response:
+    """Accept a training of a base model."""
+    raw = request.get_data(cache=False)
+    body = decode_body(raw, TrainingBody)
+    here = loop()
+    submitted = core().queue.submit_training(
+        caller().account,
+        base_model=parse_model_name(f"{owner}/{name}", "model"),
+        version=version,
+        destination=parse_model_name(body.destination, "destination"),
+        given=body.input,
+        idempotency=idempotency(raw),
+        webhook=webhook_of(body),
+        wait_channel=here.channel if here is not None and "HTTP_PREFER" in request.environ else "",
+    )
+    return show_submitted(submitted)
+
+
+@routes.get("/v1/trainings/<job_id>")
+def get_training(job_id: str) -> Response:
+    """One training; `?wait=s` holds the answer until it has ended."""
+    return read_job(job_id, Kind.TRAINING)
+
+
+@routes.get("/v1/trainings")
+def list_trainings() -> Response:
+    """The account's trainings, newest first."""
+    return list_jobs((Kind.TRAINING,))
+
+
+@routes.post("/v1/trainings/<job_id>/cancel")
+def cancel_training(job_id: str) -> Response:
+    """Cancel; the final status will be canceled."""
+    return show(core().queue.cancel(caller().account, job_id, Kind.TRAINING))
+
+
+@routes.post("/v1/trainings/<job_id>/retry")
+@off_loop
+def retry_training(job_id: str) -> Response:
+    """A new training with the input of a finished one."""
+    return show_submitted(core().queue.retry(caller().account, job_id, Kind.TRAINING))
+
+
+@routes.get("/v1/trainings/<job_id>/events")
+def stream_training_events(job_id: str) -> Response:
+    """Server-sent events of its life: `state`, `progress`, `metric`, `log`, `done`."""
+    return stream_events(job_id, Kind.TRAINING)

@@ -1,0 +1,73 @@
+"""Stored files as answers: Range, ETag and digests, in chunks that the shell reads in a thread."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+from urllib.parse import quote
+
+from flask import Response, request
+
+from coatcheck.errors import InvalidInput
+from web.requests import Chunks, after, loop
+
+CHUNK = 256 * 1024
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+
+
+def send_file(
+    open_file: Callable[[], BinaryIO], *, size: int, sha256: str, content_type: str, filename: str
+) -> Response:
+    """The file, or the range that was asked for, or 304 when the client has it.
+
+    Raises:
+        InvalidInput: the range lies outside the file.
+    """
+    etag = f'"{sha256}"'
+    headers = {
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:",
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(filename, safe='')}",
+        # What was uploaded must not run as a page of ours.
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "sandbox",
+    }
+    if etag in request.headers.get("If-None-Match", ""):
+        return Response(status=304, headers=headers)
+    start, stop = _range(size, etag)
+    status = 200
+    if (start, stop) != (0, size):
+        status = 206
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    headers["Content-Length"] = str(stop - start)
+    if request.method == "HEAD":
+        return Response(status=status, headers=headers, content_type=content_type)
+    if loop() is not None:
+        after(Chunks())
+    parts = _parts(open_file(), start, stop)
+    return Response(parts, status, headers, content_type=content_type, direct_passthrough=True)
+
+
+def _range(size: int, etag: str) -> tuple[int, int]:
+    header = request.headers.get("Range")
+    match = _RANGE.fullmatch(header.strip()) if header else None
+    if match is None or request.headers.get("If-Range", etag) != etag or not (match[1] or match[2]):
+        return 0, size
+    if not match[1]:
+        return max(0, size - int(match[2])), size
+    start, stop = int(match[1]), min(int(match[2]) + 1 if match[2] else size, size)
+    if start >= size or start >= stop:
+        raise InvalidInput(f"Range is {header!r}; the file has {size} bytes", field="Range")
+    return start, stop
+
+
+def _parts(stream: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
+    with stream:
+        stream.seek(start)
+        left = stop - start
+        while left > 0 and (part := stream.read(min(CHUNK, left))):
+            left -= len(part)
+            yield part

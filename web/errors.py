@@ -1,0 +1,171 @@
+"""The one table from error class to HTTP status, and the problem answers (RFC 9457) made from it.
+
+Does not know which dialect asks: others than the native one will render `Problem` in their own shape.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from uuid import uuid4
+
+import msgspec
+import redis
+import structlog
+from flask import Flask, Response, current_app, request
+from werkzeug.exceptions import ClientDisconnected, HTTPException, MethodNotAllowed, RequestEntityTooLarge
+from werkzeug.exceptions import NotFound as NoRoute
+
+from coatcheck import errors
+from web.requests import request_id
+
+CONTENT_TYPE = "application/problem+json"
+
+#: Every error class that may reach a client; subclasses without a row of their own take their parent's.
+STATUS: dict[type[errors.CoatcheckError], HTTPStatus] = {
+    errors.CoatcheckError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.InvalidInput: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.UnsupportedFile: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    errors.Forbidden: HTTPStatus.FORBIDDEN,
+    errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.JobExpired: HTTPStatus.GONE,
+    errors.Conflict: HTTPStatus.CONFLICT,
+    errors.IdempotencyMismatch: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.LimitReached: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.NotEnoughSpace: HTTPStatus.INSUFFICIENT_STORAGE,
+}
+
+TITLES = {
+    HTTPStatus.UNAUTHORIZED: "Unauthenticated",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "Invalid input",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Too large",
+    HTTPStatus.REQUEST_TIMEOUT: "Too slow",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "Internal error",
+}
+
+log = structlog.get_logger(__name__)
+
+
+class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What went wrong, for people (`detail`) and programs (`code`, `field`)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    #: The offending part of the request.
+    field: str | None = None
+    #: Finds the request in the log.
+    request_id: str | None = None
+
+
+def status_of(error: errors.CoatcheckError) -> HTTPStatus:
+    """The HTTP status of an error: its class's row, or that of its nearest parent."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def problem_answer(
+    status: HTTPStatus, detail: str, code: str, *, field: str | None = None, retry_after_s: int | None = None, rid: str
+) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of a problem answer."""
+    problem = Problem(
+        type=f"urn:coatcheck:problem:{code}",
+        title=TITLES.get(status, status.phrase),
+        status=int(status),
+        detail=detail,
+        code=code,
+        field=field,
+        request_id=rid,
+    )
+    headers = {"Content-Type": CONTENT_TYPE}
+    if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
+        headers["Retry-After"] = str(retry_after_s or 1)
+    if status is HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Bearer realm="coatcheck"'
+    return msgspec.json.encode(problem), headers
+
+
+def answer_error(error: errors.CoatcheckError, rid: str) -> tuple[HTTPStatus, bytes, dict[str, str]]:
+    """Status, body and headers that tell an error; one that is ours to explain is told without its text."""
+    status = status_of(error)
+    if status is HTTPStatus.INTERNAL_SERVER_ERROR:
+        return answer_surprise(error, rid)
+    body, headers = problem_answer(
+        status, str(error), error.code, field=error.field, retry_after_s=error.retry_after_s, rid=rid
+    )
+    return status, body, headers
+
+
+def answer_surprise(error: BaseException, rid: str) -> tuple[HTTPStatus, bytes, dict[str, str]]:
+    """A plain 500 whose id finds the stack in the log."""
+    incident = uuid4().hex
+    log.error("request failed", action="request_failed", incident=incident, request_id=rid, exc_info=error)
+    detail = f"Something went wrong on our side. The log has the reason under {incident}."
+    body, headers = problem_answer(HTTPStatus.INTERNAL_SERVER_ERROR, detail, "internal", rid=rid)
+    return HTTPStatus.INTERNAL_SERVER_ERROR, body, headers
+
+
+def register(app: Flask) -> None:
+    """Answer every exception of a view with a problem."""
+    app.register_error_handler(errors.CoatcheckError, _on_own_error)
+    app.register_error_handler(redis.exceptions.RedisError, _on_redis_error)
+    app.register_error_handler(HTTPException, _on_http_error)
+    app.register_error_handler(Exception, _on_surprise)
+
+
+def _response(answer: tuple[HTTPStatus, bytes, dict[str, str]]) -> Response:
+    status, body, headers = answer
+    return Response(body, status=int(status), headers=headers)
+
+
+def _on_own_error(error: errors.CoatcheckError) -> Response:
+    return _response(answer_error(error, request_id()))
+
+
+def _on_redis_error(error: redis.exceptions.RedisError) -> Response:
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
+        return _on_own_error(errors.MemoryPressure(retry_after_s=30))
+    if isinstance(error, (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)):
+        return _on_own_error(errors.StoreUnavailable(retry_after_s=1))
+    return _on_surprise(error)
+
+
+def _on_surprise(error: Exception) -> Response:
+    return _response(answer_surprise(error, request_id()))
+
+
+def _on_http_error(error: HTTPException) -> Response:
+    """What Flask and Werkzeug refuse: no such route, wrong method, a body that cannot be read."""
+    status = HTTPStatus(error.code or 500)
+    headers: dict[str, str] = {}
+    if isinstance(error, NoRoute):
+        detail, code = _no_route(), "no_such_route"
+    elif isinstance(error, MethodNotAllowed):
+        allowed = ", ".join(sorted(set(error.valid_methods or []) - {"OPTIONS", "HEAD"}))
+        detail, code = f"{request.path} does not take {request.method}; it takes {allowed}", "method_not_allowed"
+        headers["Allow"] = allowed
+    elif isinstance(error, RequestEntityTooLarge):
+        detail, code = "The body, or one of its parts, is larger than this route takes", "too_large"
+    elif isinstance(error, ClientDisconnected):
+        detail, code = "The body ended early", "incomplete_body"
+    else:
+        detail, code = error.description or status.phrase, "bad_request"
+    body, own = problem_answer(status, detail, code, rid=request_id())
+    return _response((status, body, {**own, **headers}))
+
+
+def _no_route() -> str:
+    path = request.path
+    shorter = path.rstrip("/")
+    if path != shorter and shorter:
+        adapter = current_app.create_url_adapter(request)
+        try:
+            if adapter is not None:
+                adapter.match(shorter, method=request.method)
+            return f"{path} ends in a slash; ask for {shorter}"
+        except HTTPException:
+            pass
+    return f"There is nothing at {path}; /openapi.json lists what there is"

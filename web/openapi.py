@@ -1,0 +1,191 @@
+"""`/openapi.json`, made from the routes and from the types that validate and render, and `/docs` to try it.
+
+Knows which type goes with which route (the table below) and nothing of what the views do.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from http import HTTPStatus
+from importlib import resources
+from typing import Any
+
+import msgspec
+from flask import Blueprint, Flask, Response, current_app
+
+from coatcheck.catalog import BASE_MODELS
+from coatcheck.wire import native, native_objects, native_requests
+from web.errors import Problem
+from web.health import Readiness
+from web.requests import json_response
+from web.version import NAME, VERSION
+
+routes = Blueprint("openapi", __name__)
+
+#: Endpoint -> (request type, status, response type). A list stands for a page of its item.
+TYPES: dict[str, tuple[Any, int, Any]] = {
+    "predictions.create_prediction": (native_requests.VersionedPredictionBody, 201, native.PredictionObject),
+    "predictions.create_prediction_of_model": (native_requests.PredictionBody, 201, native.PredictionObject),
+    "predictions.create_prediction_of_version": (native_requests.PredictionBody, 201, native.PredictionObject),
+    "predictions.get_prediction": (None, 200, native.PredictionObject),
+    "predictions.list_predictions": (None, 200, [native.PredictionObject]),
+    "predictions.cancel_prediction": (None, 200, native.PredictionObject),
+    "predictions.retry_prediction": (None, 201, native.PredictionObject),
+    "predictions.stream_prediction": (None, 200, "text/event-stream"),
+    "predictions.stream_prediction_events": (None, 200, "text/event-stream"),
+    "trainings.create_training": (native_requests.TrainingBody, 201, native.TrainingObject),
+    "trainings.get_training": (None, 200, native.TrainingObject),
+    "trainings.list_trainings": (None, 200, [native.TrainingObject]),
+    "trainings.cancel_training": (None, 200, native.TrainingObject),
+    "trainings.retry_training": (None, 201, native.TrainingObject),
+    "trainings.stream_training_events": (None, 200, "text/event-stream"),
+    "jobs.list_all": (None, 200, [native.JobObject]),
+    "models.list_models": (None, 200, [native_objects.ModelObject]),
+    "models.search_models": ("text/plain", 200, [native_objects.ModelObject]),
+    "models.create_model": (native_requests.ModelBody, 201, native_objects.ModelObject),
+    "models.get_model": (None, 200, native_objects.ModelObject),
+    "models.delete_model": (None, 204, None),
+    "models.list_versions": (None, 200, [native_objects.VersionObject]),
+    "models.get_version": (None, 200, native_objects.VersionObject),
+    "models.delete_version": (None, 204, None),
+    "models.download_version": (None, 200, "application/octet-stream"),
+    "files.create_file": ("multipart/form-data", 201, native_objects.FileObject),
+    "files.list_files": (None, 200, [native_objects.FileObject]),
+    "files.get_file": (None, 200, native_objects.FileObject),
+    "files.get_content": (None, 200, "application/octet-stream"),
+    "files.delete_file": (None, 204, None),
+    "account.get_account": (None, 200, native_objects.AccountObject),
+    "account.list_hardware": (None, 200, native_objects.HardwareObject),
+    "account.get_webhook_secret": (None, 200, native_objects.SecretObject),
+    "health.front": (None, 200, "application/json"),
+    "health.healthz": (None, 200, "application/json"),
+    "health.readyz": (None, 200, Readiness),
+    "metrics.metrics": (None, 200, "text/plain"),
+    "openapi.openapi": (None, 200, "application/json"),
+    "openapi.docs": (None, 200, "text/html"),
+}
+_LIST_QUERY = ("limit", "cursor", "status", "state", "model", "version", "after", "before")
+_BARE_LISTS = frozenset({"account.list_hardware"})
+_OPEN = ("health", "metrics", "openapi")
+_UPLOAD = {
+    "type": "object",
+    "required": ["content"],
+    "properties": {
+        "content": {"type": "string", "format": "binary"},
+        "metadata": {"type": "string", "description": "a JSON object"},
+    },
+}
+
+
+@routes.get("/openapi.json")
+def openapi() -> Response:
+    """The description of every route."""
+    return json_response(_document(current_app._get_current_object()))  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+@routes.get("/docs")
+def docs() -> Response:
+    """A page that shows the description and lets you try it; it loads nothing from elsewhere."""
+    page = (resources.files("web") / "docs.html").read_bytes()
+    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+    return Response(page, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy})
+
+
+@lru_cache(maxsize=4)
+def _document(app: Flask) -> bytes:
+    records = _records()
+    _, components = msgspec.json.schema_components(records, ref_template="#/components/schemas/{name}")
+    for entry in BASE_MODELS.values():
+        components[f"{entry.recipe.title()}TrainingInput"] = entry.input_schema
+    paths: dict[str, Any] = {}
+    for rule in app.url_map.iter_rules():
+        path = re.sub(r"<(?:[^:<>]+:)?([^<>]+)>", r"{\1}", rule.rule)
+        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+            # OpenAPI 3.1 has no QUERY method; 3.2 calls it so.
+            paths.setdefault(path, {})[method.lower()] = _operation(app, rule.endpoint, sorted(rule.arguments), path)
+    document = {
+        "openapi": "3.1.0",
+        "info": {"title": NAME, "version": VERSION, "description": "Drop off a job, keep the ticket."},
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"key": []}],
+    }
+    return msgspec.json.encode(document)
+
+
+def _records() -> list[Any]:
+    found: dict[Any, None] = {Problem: None}
+    for asked, _, told in TYPES.values():
+        for kind in (asked, told[0] if isinstance(told, list) else told):
+            if isinstance(kind, type):
+                found[kind] = None
+    return list(found)
+
+
+def _operation(app: Flask, endpoint: str, arguments: list[str], path: str) -> dict[str, Any]:
+    asked, status, told = TYPES[endpoint]
+    view = app.view_functions[endpoint]
+    operation: dict[str, Any] = {
+        "operationId": re.sub(r"\W+", "_", f"{endpoint.partition('.')[2]}_{path.count('/')}_{path.split('/')[2:3]}"),
+        "summary": (view.__doc__ or "").strip().splitlines()[0],
+        "tags": [endpoint.partition(".")[0]],
+        "parameters": _parameters(endpoint, arguments, told),
+        "responses": {str(status): _answer(endpoint, status, told), "default": _problem()},
+    }
+    if asked is not None:
+        operation["requestBody"] = {"required": True, "content": _body(asked)}
+    if endpoint.startswith(_OPEN):
+        operation["security"] = []
+    return operation
+
+
+def _parameters(endpoint: str, arguments: list[str], told: Any) -> list[dict[str, Any]]:
+    text = {"type": "string"}
+    found = [{"name": name, "in": "path", "required": True, "schema": text} for name in arguments]
+    if isinstance(told, list) and endpoint.startswith(("predictions", "trainings", "jobs")):
+        found += [{"name": name, "in": "query", "schema": text} for name in _LIST_QUERY]
+    if endpoint in ("predictions.get_prediction", "trainings.get_training"):
+        found.append({"name": "wait", "in": "query", "schema": {"type": "number", "minimum": 0, "maximum": 60}})
+    if ".create_" in endpoint and endpoint.startswith(("predictions", "trainings")):
+        found += [{"name": name, "in": "header", "schema": text} for name in ("Prefer", "Idempotency-Key")]
+    if told == "text/event-stream":
+        found.append({"name": "Last-Event-ID", "in": "header", "schema": text})
+    return found
+
+
+def _body(asked: Any) -> dict[str, Any]:
+    if asked == "multipart/form-data":
+        return {asked: {"schema": _UPLOAD}}
+    if isinstance(asked, str):
+        return {asked: {"schema": {"type": "string"}}}
+    return {"application/json": {"schema": _reference(asked)}}
+
+
+def _answer(endpoint: str, status: int, told: Any) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": HTTPStatus(status).phrase}
+    if isinstance(told, str):
+        answer["content"] = {told: {}}
+    elif isinstance(told, list):
+        nullable = {"type": ["string", "null"]}
+        results = {"type": "array", "items": _reference(told[0])}
+        properties = {"next": nullable, "previous": nullable, "results": results}
+        page = {"type": "object", "required": list(properties), "properties": properties}
+        answer["content"] = {"application/json": {"schema": page}}
+    elif told is not None:
+        one = _reference(told)
+        schema = {"type": "array", "items": one} if endpoint in _BARE_LISTS else one
+        answer["content"] = {"application/json": {"schema": schema}}
+    return answer
+
+
+def _problem() -> dict[str, Any]:
+    content = {"application/problem+json": {"schema": _reference(Problem)}}
+    return {"description": "What is wrong, and where", "content": content}
+
+
+def _reference(kind: Any) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}

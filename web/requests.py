@@ -1,0 +1,163 @@
+"""What views know of their request: the core, the caller, its id; and what they tell the shell through the environ.
+
+The shell (`web/rsgi.py`) puts a `Loop` into the environ; a view that wants to wait, stream or leave the event loop
+says so with one of the functions here. Under a plain WSGI server there is no `Loop`: waits answer at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec, Protocol, cast
+
+from flask import Response, current_app, g, request
+
+from coatcheck.accounts import Key
+from coatcheck.claims import Idempotency
+from coatcheck.core import Core
+from coatcheck.errors import InvalidInput
+
+#: Environ keys.
+LOOP = "coatcheck.loop"
+AFTER = "coatcheck.after"
+REQUEST_ID = "HTTP_X_REQUEST_ID"
+
+LONGEST_IDEMPOTENCY_KEY = 255
+_ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loop:
+    """What a view may know of the process that runs it."""
+
+    #: Pub/sub channel on which this process hears that a job ended; empty when it hears nothing now.
+    channel: str
+    #: The view runs on the event loop: it must not do anything slow.
+    on_loop: bool
+    #: No more waits may be opened.
+    full: bool
+    #: Clients of this process poll: it pays to hear of new jobs' ends unasked.
+    polled: bool
+    #: Jobs whose end this process will hear of anyway.
+    hears_of: Callable[[str], bool]
+    #: Remember such a job.
+    hear_of: Callable[[str], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Hold the request until a job ends, then answer with `finish`."""
+
+    job_id: str
+    seconds: float
+    #: The body once the job has ended, None while it is open; with True it is asked for the last time. What is slow
+    #: to make comes as a function, to be called in a thread.
+    finish: Callable[[bool], bytes | Callable[[], bytes] | None]
+
+
+class Feed(Protocol):
+    """Source of a stream of server-sent events."""
+
+    job_id: str
+    #: Nothing follows after what `read` has returned.
+    done: bool
+
+    def read(self) -> bytes:
+        """Encoded events since the last call; empty when nothing happened."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """Answer with server-sent events until the feed is done."""
+
+    feed: Feed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OffLoop:
+    """Run the whole request again in a thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunks:
+    """The response's iterator is slow: advance it in a thread."""
+
+
+After = Wait | Stream | OffLoop | Chunks
+
+
+def clean_request_id(given: str | None) -> str:
+    """The client's id for the request if it is harmless, else a new one."""
+    return given if given and _ACCEPTED_ID.fullmatch(given) else secrets.token_hex(8)
+
+
+def request_id() -> str:
+    """Id of the present request."""
+    known = request.environ.get("coatcheck.request_id")
+    if known is None:
+        known = request.environ["coatcheck.request_id"] = clean_request_id(request.environ.get(REQUEST_ID))
+    return str(known)
+
+
+def loop() -> Loop | None:
+    """The shell around the present request, None under a plain WSGI server."""
+    found: Loop | None = request.environ.get(LOOP)
+    return found
+
+
+def core() -> Core:
+    """The core behind the present request."""
+    return cast(Core, current_app.extensions["core"])
+
+
+def caller() -> Key:
+    """The key that was sent with the present request, checked."""
+    return cast(Key, g.key)
+
+
+def idempotency(body: bytes) -> Idempotency | None:
+    """The request's Idempotency-Key as the job store takes it, None when there is none.
+
+    Raises:
+        InvalidInput: the key is empty, too long or not printable.
+    """
+    key = request.environ.get("HTTP_IDEMPOTENCY_KEY")
+    if key is None:
+        return None
+    if not 0 < len(key) <= LONGEST_IDEMPOTENCY_KEY or not key.isprintable():
+        raise InvalidInput(
+            f"Idempotency-Key has {len(key)} characters; expected 1 to {LONGEST_IDEMPOTENCY_KEY} printable ones",
+            field="Idempotency-Key",
+        )
+    place = f"{caller().account}\n{request.method}\n{request.path}\n{key}"
+    return Idempotency(digest=hashlib.sha256(place.encode()).hexdigest(), fingerprint=hashlib.sha256(body).hexdigest())
+
+
+def after(what: After) -> None:
+    """Tell the shell what to do when the view has returned."""
+    request.environ[AFTER] = what
+
+
+def off_loop(view: Callable[P, Response]) -> Callable[P, Response]:
+    """A view that is slow (storage, large bodies): the shell runs it in a thread."""
+
+    @wraps(view)
+    def bounced(*args: P.args, **kwargs: P.kwargs) -> Response:
+        here = loop()
+        if here is not None and here.on_loop:
+            after(OffLoop())
+            return Response(status=202)
+        return view(*args, **kwargs)
+
+    return bounced
+
+
+def json_response(body: bytes, status: int = 200, headers: dict[str, Any] | None = None) -> Response:
+    """A JSON answer from encoded bytes."""
+    return Response(body, status, headers, content_type="application/json")

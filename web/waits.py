@@ -1,0 +1,177 @@
+"""Wakes requests that wait for a job: one pub/sub subscriber a process, however many wait.
+
+Everything here runs on the event loop. It knows job ids and channels, not jobs: who is woken reads the record
+again, so a wake too many is harmless, and one too few costs at most `REREAD_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Iterator
+
+import redis
+import redis.asyncio
+import structlog
+
+#: A sleeper looks again after this long even if nothing was heard.
+REREAD_S = 10.0
+#: Seconds without a message after which the connection is tried.
+PING_S = 5.0
+#: Submitted jobs that are remembered.
+MOST_HEARD = 20_000
+RECONNECT_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+log = structlog.get_logger(__name__)
+
+
+class Sleeper:
+    """One request's place to sleep; made by `Hub.sleeper`, usable again after each wake."""
+
+    __slots__ = ("_future", "_loop", "gone", "woken")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._future: asyncio.Future[None] | None = None
+        #: Something happened since the last sleep.
+        self.woken = False
+        #: The client has hung up.
+        self.gone = False
+
+    def wake(self) -> None:
+        """End the present sleep, or the next one before it begins."""
+        self.woken = True
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    def hang_up(self) -> None:
+        """Wake for good: nobody waits for the answer any more."""
+        self.gone = True
+        self.wake()
+
+    async def sleep(self, seconds: float) -> bool:
+        """Sleep until woken; False when `seconds` passed first."""
+        if not self.woken and seconds > 0:
+            self._future = self._loop.create_future()
+            timer = self._loop.call_later(seconds, _finish, self._future)
+            try:
+                await self._future
+            finally:
+                timer.cancel()
+                self._future = None
+        woken, self.woken = self.woken, False
+        return woken
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Hub:
+    """The process's subscriber and its sleepers.
+
+    Args:
+        url: Redis, as in settings.
+        channel: what this process listens to; jobs are told it by `submit` and `watch`.
+        max_waits: sleepers at the same time.
+    """
+
+    def __init__(self, url: str, channel: str, max_waits: int) -> None:
+        self.channel = channel
+        #: Subscribed now. While it is not, new waits poll.
+        self.listening = False
+        self.open_waits = 0
+        #: When a poll was last held here, on the loop's clock.
+        self.polled_at = float("-inf")
+        self._heard: dict[str, None] = {}
+        self._url = url
+        self._max_waits = max_waits
+        self._sleepers: dict[str, list[Sleeper]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def full(self) -> bool:
+        """No more sleepers may be added."""
+        return self.open_waits >= self._max_waits
+
+    def hear_of(self, job_id: str) -> None:
+        """Remember that this job's record names our channel already."""
+        if len(self._heard) >= MOST_HEARD:
+            for old in list(itertools.islice(self._heard, MOST_HEARD // 4)):
+                del self._heard[old]
+        self._heard[job_id] = None
+
+    def hears_of(self, job_id: str) -> bool:
+        """The job's end will be heard without asking for it."""
+        return job_id in self._heard
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to listen, now and after every lost connection."""
+        self._task = loop.create_task(self._listen_always())
+
+    def stop(self) -> None:
+        """Listen no more and wake everybody."""
+        if self._task is not None:
+            self._task.cancel()
+        self.wake_all()
+
+    @contextlib.contextmanager
+    def sleeper(self, job_id: str) -> Iterator[Sleeper]:
+        """A sleeper that hears of `job_id` from now on. Read the record after this, not before."""
+        sleeper = Sleeper(asyncio.get_running_loop())
+        self._sleepers.setdefault(job_id, []).append(sleeper)
+        self.open_waits += 1
+        try:
+            yield sleeper
+        finally:
+            self.open_waits -= 1
+            others = self._sleepers[job_id]
+            others.remove(sleeper)
+            if not others:
+                del self._sleepers[job_id]
+
+    def wake(self, job_id: str) -> None:
+        """Wake who waits for this job."""
+        self._heard.pop(job_id, None)
+        for sleeper in self._sleepers.get(job_id, ()):
+            sleeper.wake()
+
+    def wake_all(self) -> None:
+        """Wake everybody: messages may have been missed."""
+        for sleepers in self._sleepers.values():
+            for sleeper in sleepers:
+                sleeper.wake()
+
+    async def _listen_always(self) -> None:
+        failures = 0
+        while True:
+            try:
+                async for job_id in self._messages():
+                    failures = 0
+                    self.wake(job_id)
+            except (redis.exceptions.RedisError, OSError) as error:
+                if failures == 0:
+                    log.warning("lost the connection that wakes waits", action="hub_lost", error=str(error))
+                await asyncio.sleep(RECONNECT_S[min(failures, len(RECONNECT_S) - 1)])
+                failures += 1
+            finally:
+                self.listening = False
+
+    async def _messages(self) -> AsyncIterator[str]:
+        """Job ids as they are told; ends by an exception alone."""
+        client = redis.asyncio.Redis.from_url(self._url, socket_connect_timeout=1.5)
+        try:
+            async with client.pubsub() as subscriber:
+                await subscriber.subscribe(self.channel)
+                self.listening = True
+                self.wake_all()
+                while True:
+                    message = await subscriber.get_message(timeout=PING_S)
+                    if message is None:
+                        await asyncio.wait_for(subscriber.ping(), PING_S)
+                    elif message["type"] == "message":
+                        yield message["data"].decode()
+        finally:
+            await client.aclose()
