@@ -45,7 +45,16 @@ def web_command(settings: Settings) -> tuple[str, ...]:
     """Granian with the shell around Flask. It logs nothing itself: requests are logged by the application."""
     return (
         *(sys.executable, "-m", "granian", "--interface", "rsgi", "--factory"),
-        *("--host", settings.host, "--port", str(settings.port), "--workers", str(settings.web_processes)),
+        *(
+            "--runtime-mode",
+            "st",
+            "--host",
+            settings.host,
+            "--port",
+            str(settings.port),
+            "--workers",
+            str(settings.web_processes),
+        ),
         *("--no-ws", "--log-level", "warning", "--no-access-log", "--backlog", "2048", "--backpressure", "2048"),
         # Granian sees its own dead worker at once; only when that one dies again within seconds it gives up and
         # our supervisor starts all of it anew. Held streams do not delay a stop beyond three seconds.
@@ -57,7 +66,9 @@ def web_command(settings: Settings) -> tuple[str, ...]:
 def worker_command(kind: str) -> tuple[str, ...]:
     """A Celery worker of one kind: `predict`, `train` or `io`."""
     return (
-        *(sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-n", "{node}", "-Q", kind, "-P", "solo"),
+        # Celery's warning is about pickled messages, which are not accepted here; in a container root is usual.
+        *(sys.executable, "-W", "ignore:You're running the worker with superuser privileges"),
+        *("-m", "celery", "-A", "workers.app", "--quiet", "worker", "-n", "{node}", "-Q", kind, "-P", "solo"),
         *("-I", f"workers.{kind}", "--without-mingle", "--without-gossip", "--without-heartbeat", "-l", "WARNING"),
     )
 
