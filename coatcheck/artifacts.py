@@ -165,7 +165,7 @@ class ArtifactStore:
             with contextlib.suppress(Exception):
                 self._filesystem.rm_file(path)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise NotEnoughSpace() from error
+                raise NotEnoughSpace from error
             raise
 
 

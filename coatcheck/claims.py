@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from coatcheck.jobs import Kind, Status
@@ -104,6 +105,8 @@ class Beat:
     progress: str = ""
     checkpoint: str = ""
     events: tuple[Event, ...] = ()
+    #: A beat that is sent again (its reply was lost) keeps its nonce, and its events are written once.
+    nonce: str = field(default_factory=lambda: secrets.token_hex(4))
 
 
 class BeatAnswer(StrEnum):

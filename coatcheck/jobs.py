@@ -207,7 +207,7 @@ class Job:
 def _parse_history(created_ms: int, lines: str) -> tuple[HistoryLine, ...]:
     history = []
     for line in lines.splitlines():
-        delta, word, worker, cause = (line.split(" ", 3) + ["", "", ""])[:4]
+        delta, word, worker, cause = ([*line.split(" ", 3), "", "", ""])[:4]
         history.append(HistoryLine(at_ms=created_ms + int(delta), word=word, worker=worker.strip("-"), cause=cause))
     return tuple(history)
 

@@ -90,6 +90,6 @@ def _ids(store: JobStore, account: str, request: PageRequest, mark: str) -> list
 def _fits(job: Job, request: PageRequest) -> bool:
     return (
         (not request.statuses or job.status in request.statuses)
-        and (not request.model or job.model == request.model or job.destination == request.model)
+        and (not request.model or request.model in (job.model, job.destination))
         and (not request.version or job.version == request.version)
     )

@@ -156,7 +156,7 @@ class JobStore:
         """Extend leases, write progress; one answer a beat, in order."""
         arguments: list[Argument] = [lease_ms]
         for beat in beats:
-            arguments += (beat.id, beat.token, beat.progress, beat.checkpoint, _events_json(beat.events))
+            arguments += (beat.id, beat.token, beat.progress, beat.checkpoint, _events_json(beat.events), beat.nonce)
         return [_BEAT_ANSWERS[answer] for answer in self._call("heartbeat", *arguments)]
 
     def complete(self, completion: Completion) -> Reported:

@@ -13,10 +13,12 @@ for _, id in ipairs(ARGV) do
   if status then
     local ready, solo = has('ready:' .. k, id), has('solo:' .. k, id)
     local delayed, leased, done = has('delayed', id), has('leases', id), has('done', id)
+    local deadline = has('ttl', id)
     local waiting = ready + solo + delayed
     local ended = status == 'succeeded' or status == 'failed' or status == 'canceled' or status == 'expired'
     if status == 'queued' and waiting ~= 1 then bad[#bad + 1] = 'I1 queued job is in ' .. waiting .. ' waiting sets' end
     if status ~= 'queued' and waiting ~= 0 then bad[#bad + 1] = 'I1 ' .. status .. ' job is in a waiting set' end
+    if (status == 'queued') ~= (deadline == 1) then bad[#bad + 1] = 'I1 ' .. status .. ' job, queue deadline ' .. deadline end
     if (status == 'running') ~= (leased == 1) then bad[#bad + 1] = 'I1 ' .. status .. ' job, lease ' .. leased end
     if ended ~= (done == 1) then bad[#bad + 1] = 'I1 ' .. status .. ' job, done ' .. done end
     if ended ~= (j[12] and true or false) then bad[#bad + 1] = 'I2 ' .. status .. ' job, end time ' .. (j[12] or 'none') end

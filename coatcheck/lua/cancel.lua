@@ -7,16 +7,17 @@
 -- returns  {word, status}: done | conflict | gone
 local id = ARGV[1]
 local jk = P .. 'job:' .. id
-local status = redis.call('HGET', jk, 'st')
+local j = read(jk)
+local status = j.st
 if not status then return {'gone', ''} end
 if status == 'queued' then
-  finish(id, jk, 'canceled', 'cancel', '-', '')
+  finish(id, jk, j, 'canceled', 'cancel', '-', '')
   return {'done', 'canceled'}
 end
 if status == 'running' then
-  if redis.call('HSETNX', jk, 'cancel', now) == 1 then
-    note(jk, 'cancel', '-', '')
-    wake_waiters(jk, id)
+  if not j.cancel then
+    redis.call('HSET', jk, 'cancel', now, 'hist', history(j, 'cancel', '-', ''))
+    wake_waiters(j, id)
   end
   return {'done', 'canceling'}
 end

@@ -8,6 +8,7 @@
 -- returns  {queue or '', {other busy queues}, {id, token, input, input_ref, rows, limit_ms, attempt}, ...}
 local kind, k, worker, lease = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[5])
 local most_rows, most_bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
+local MOST_JOBS = 1000 -- keeps the argument lists below Lua's limit
 local busy = P .. 'busy:' .. kind
 promote(100)
 if k == '' then
@@ -20,48 +21,59 @@ end
 redis.call('DEL', P .. 'bell:' .. k) -- before looking: what comes after this script rings again
 
 local items, rows, bytes = {}, 0, 0
-local function take(lane, id)
-  redis.call('ZREM', P .. lane .. ':' .. k, id)
+local gone, held, leases = {}, {}, {} -- members to take out of the lane, out of `ttl`, and into `leases`
+local WANTED = {'st', 'exp_at', 'in', 'in_ref', 'rows', 'limit_ms', 'size', 'fence', 'att', 't_q', 'hist', 'follow'}
+
+-- False when the job does not fit beside those already taken.
+local function take(id)
   local jk = P .. 'job:' .. id
-  local j = redis.call('HMGET', jk, 'st', 'exp_at', 'in', 'in_ref', 'rows', 'limit_ms')
-  if j[1] ~= 'queued' then return end
-  if j[2] and now >= tonumber(j[2]) then
-    finish(id, jk, 'expired', 'claim', '-', 'queue TTL', {'code', 'expired', 'err', 'No worker took the job in time.'})
-    return
+  local j = {}
+  for i, value in ipairs(redis.call('HMGET', jk, unpack(WANTED))) do j[WANTED[i]] = value end
+  if #items > 0 and (rows + tonumber(j.rows or '1') > most_rows
+      or bytes + tonumber(j.size or '0') > most_bytes) then return false end
+  gone[#gone + 1] = id
+  if j.st ~= 'queued' then return true end
+  if j.exp_at and now >= tonumber(j.exp_at) then
+    finish(id, jk, read(jk), 'expired', 'claim', '-', 'queue TTL',
+      {'code', 'expired', 'err', 'No worker took the job in time.'})
+    return true
   end
-  local token = redis.call('HINCRBY', jk, 'fence', 1) .. ':' .. ARGV[4]
-  local att = redis.call('HINCRBY', jk, 'att', 1)
-  redis.call('HSET', jk, 'st', 'running', 'tok', token, 'worker', worker, 't_s', now)
-  redis.call('HDEL', jk, 'exp_at')
-  redis.call('ZREM', P .. 'ttl', id)
-  redis.call('ZADD', P .. 'leases', now + lease, id)
-  note(jk, 'claim', worker, '')
-  wake_waiters(jk, id)
-  rows = rows + tonumber(j[5] or '1')
-  bytes = bytes + string.len(j[3] or '')
-  items[#items + 1] = {id, token, j[3] or '', j[4] or '', j[5] or '1', j[6] or '0', att}
+  local fence, att = tonumber(j.fence) + 1, tonumber(j.att) + 1
+  local token = fence .. ':' .. ARGV[4]
+  redis.call('HSET', jk, 'st', 'running', 'fence', fence, 'tok', token, 'att', att, 'worker', worker, 't_s', now,
+    'hist', history(j, 'claim', worker, ''))
+  if att > 1 then redis.call('HDEL', jk, 'end_tok') end -- a report on an earlier claim is fenced from now on
+  held[#held + 1] = id
+  leases[#leases + 1] = now + lease
+  leases[#leases + 1] = id
+  wake_waiters(j, id)
+  rows = rows + tonumber(j.rows or '1')
+  bytes = bytes + string.len(j['in'] or '')
+  items[#items + 1] = {id, token, j['in'] or '', j.in_ref or '', j.rows or '1', j.limit_ms or '0', att}
+  return true
 end
 
-local function take_ready()
-  for _, id in ipairs(redis.call('ZRANGE', P .. 'ready:' .. k, 0, most_rows - 1)) do
-    local size = redis.call('HMGET', P .. 'job:' .. id, 'rows', 'size')
-    if #items > 0 and (rows + tonumber(size[1] or '1') > most_rows
-        or bytes + tonumber(size[2] or '0') > most_bytes) then break end
-    take('ready', id)
+local function take_from(lane, most)
+  local name = P .. lane .. ':' .. k
+  for _ = 1, 8 do -- again where everything taken had expired, but not for ever
+    local ids = redis.call('ZRANGE', name, 0, most - 1)
+    gone = {}
+    for _, id in ipairs(ids) do
+      if not take(id) then break end
+    end
+    if #gone > 0 then redis.call('ZREM', name, unpack(gone)) end
+    if #items > 0 or #gone == 0 then return end
   end
 end
 
-local function take_solo()
-  while #items == 0 do
-    local id = redis.call('ZRANGE', P .. 'solo:' .. k, 0, 0)[1]
-    if not id then return end
-    take('solo', id)
-  end
-end
-
-if ARGV[8] == 'solo' then take_solo() else take_ready() end
-if #items == 0 then
-  if ARGV[8] == 'solo' then take_ready() else take_solo() end
+local first, second = 'ready', 'solo'
+if ARGV[8] == 'solo' then first, second = second, first end
+local most = {ready = math.min(most_rows, MOST_JOBS), solo = 1}
+take_from(first, most[first])
+if #items == 0 then take_from(second, most[second]) end
+if #held > 0 then
+  redis.call('ZREM', P .. 'ttl', unpack(held))
+  redis.call('ZADD', P .. 'leases', unpack(leases))
 end
 settle(k)
 local others = {}

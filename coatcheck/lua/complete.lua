@@ -8,24 +8,25 @@
 -- returns  {word, status}: done | repeated (this token's report arrived before) | fenced | gone
 local id, token, status = ARGV[1], ARGV[2], ARGV[3]
 local jk = P .. 'job:' .. id
-local j = redis.call('HMGET', jk, 'st', 'tok', 'cancel', 'worker', 'end_tok', 'account')
-if not j[1] then return {'gone', ''} end
-if j[5] == token then return {'repeated', j[1]} end
-if j[2] ~= token or j[1] ~= 'running' then
+local j = read(jk)
+if not j.st then return {'gone', ''} end
+if j.end_tok == token then return {'repeated', j.st} end
+if j.tok ~= token or j.st ~= 'running' then
   redis.call('HINCRBY', P .. 'cnt', 'fenced', 1)
-  return {'fenced', j[1]}
+  return {'fenced', j.st}
 end
-if j[3] then
-  finish(id, jk, 'canceled', 'complete', j[4], '', {'end_tok', token})
+if j.cancel then
+  finish(id, jk, j, 'canceled', 'complete', j.worker, '', {'end_tok', token})
   return {'done', 'canceled'}
 end
+local p = ARGV[9] ~= '' and cjson.decode(ARGV[9])
+local events = ARGV[10] ~= '' and cjson.decode(ARGV[10]) or {}
 local result = {'end_tok', token}
 local function with(name, value)
   if value ~= '' then result[#result + 1] = name; result[#result + 1] = value end
 end
 with('res', ARGV[4]); with('res_ref', ARGV[5]); with('code', ARGV[6]); with('err', ARGV[7]); with('provider', ARGV[8])
-if ARGV[9] ~= '' then
-  local p = cjson.decode(ARGV[9])
+if p then
   local mk, vk = P .. 'model:' .. p.owner .. '/' .. p.name, P .. 'version:' .. p.id
   if redis.call('EXISTS', mk) == 0 then
     redis.call('HSET', mk, 'account', p.owner, 'visibility', 'private', 'created', now, 'description', '', 'runs', 0)
@@ -39,10 +40,8 @@ if ARGV[9] ~= '' then
   end
   redis.call('HSET', P .. 'aliases:' .. p.owner .. '/' .. p.name, 'latest', p.id)
 end
-if ARGV[10] ~= '' then
-  for _, event in ipairs(cjson.decode(ARGV[10])) do
-    redis.call('XADD', P .. 'ev:' .. id, 'MAXLEN', '~', 1000, '*', event[1], event[2])
-  end
+for _, event in ipairs(events) do
+  redis.call('XADD', P .. 'ev:' .. id, 'MAXLEN', '~', 1000, '*', event[1], event[2])
 end
-finish(id, jk, status, 'complete', j[4], ARGV[6], result)
+finish(id, jk, j, status, 'complete', j.worker, ARGV[6], result)
 return {'done', status}

@@ -8,9 +8,9 @@
 local lost = 0
 for _, id in ipairs(redis.call('ZRANGE', P .. 'leases', 0, -1)) do
   local jk = P .. 'job:' .. id
-  local j = redis.call('HMGET', jk, 'st', 'worker')
-  if j[1] == 'running' and string.sub(j[2] or '', 1, string.len(ARGV[1])) == ARGV[1] then
-    lose(id, jk, 'expire_worker', 'worker died')
+  local j = read(jk)
+  if j.st == 'running' and string.sub(j.worker or '', 1, string.len(ARGV[1])) == ARGV[1] then
+    lose(id, jk, j, 'expire_worker', 'worker died')
     lost = lost + 1
   end
 end

@@ -10,11 +10,12 @@ local deleted = {}
 local bound = ARGV[2] == '1' and '+inf' or now
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'done', '-inf', bound, 'LIMIT', 0, tonumber(ARGV[1]))) do
   local jk = P .. 'job:' .. id
-  local j = redis.call('HMGET', jk, 'st', 't_e', 'account', 'kind', 'in_ref', 'res_ref', 'del_at')
+  local j = redis.call('HMGET', jk, 'st', 't_e', 'account', 'kind', 'in_ref', 'res_ref', 'del_at', 'idem')
   local over = tonumber(j[7] or '0') <= now
   if over or now - tonumber(j[2] or '0') > YOUNGEST_MS then
     redis.call('DEL', jk, P .. 'ev:' .. id)
     redis.call('ZREM', P .. 'done', id)
+    if j[8] and redis.call('HGET', P .. 'idem:' .. j[8], 'id') == id then redis.call('DEL', P .. 'idem:' .. j[8]) end
     if j[3] and j[4] then
       redis.call('ZREM', P .. 'of:' .. j[3] .. ':' .. j[4], id)
       redis.call('HSET', P .. 'tombs', id, j[1] .. ' ' .. j[2] .. ' ' .. j[3])
@@ -30,6 +31,8 @@ if surplus > 0 then
   for _, id in ipairs(redis.call('LPOP', P .. 'tomb_order', surplus)) do redis.call('HDEL', P .. 'tombs', id) end
 end
 for _, event in ipairs(redis.call('ZRANGEBYSCORE', P .. 'outbox', '-inf', now - EVENT_MS, 'LIMIT', 0, 100)) do
+  local jk = P .. 'job:' .. (redis.call('HGET', P .. 'evt:' .. event, 'job') or '')
+  if redis.call('EXISTS', jk) == 1 then redis.call('HSET', jk, 'wh_st', 'failed') end
   redis.call('DEL', P .. 'evt:' .. event)
   redis.call('ZREM', P .. 'outbox', event)
 end

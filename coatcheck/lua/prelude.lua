@@ -21,24 +21,29 @@ local function worker_kind(k)
   return kind
 end
 
--- One line a transition: milliseconds since submit, word, worker, cause.
-local function note(jk, word, worker, cause)
-  local j = redis.call('HMGET', jk, 'hist', 't_q')
-  local line = (now - tonumber(j[2] or now)) .. ' ' .. word .. ' ' .. worker .. ' ' .. cause
-  local hist = j[1]
-  if hist and hist ~= '' then
-    local _, lines = string.gsub(hist, '\n', '\n')
-    if lines + 1 >= HISTORY_LINES then hist = string.gsub(hist, '\n[^\n]*', '', 1) end -- keeps the first line
-    line = hist .. '\n' .. line
-  end
-  redis.call('HSET', jk, 'hist', line)
+-- What the transitions look at, read in one call; an absent field is false. Never the input or the output.
+local RECORD = {'st', 'k', 'fence', 'att', 'max_att', 'tok', 'end_tok', 'cancel', 'worker', 'account', 'kind',
+  'version', 't_q', 'hist', 'wh', 'wh_ev', 'keep_ms', 'ttl_ms', 'wait', 'follow'}
+local function read(jk)
+  local values, j = redis.call('HMGET', jk, unpack(RECORD)), {}
+  for i, name in ipairs(RECORD) do j[name] = values[i] end
+  return j
+end
+
+-- The history with one more line: milliseconds since submit, word, worker, cause. The first line always stays.
+local function history(j, word, worker, cause)
+  local line = (now - tonumber(j.t_q or now)) .. ' ' .. word .. ' ' .. worker .. ' ' .. cause
+  local hist = j.hist
+  if not hist or hist == '' then return line end
+  local _, lines = string.gsub(hist, '\n', '\n')
+  if lines + 1 >= HISTORY_LINES then hist = string.gsub(hist, '\n[^\n]*', '', 1) end
+  return hist .. '\n' .. line
 end
 
 -- Tell the web processes that follow this job; those that wait only for its end are told only of that.
-local function wake_waiters(jk, id, ended)
-  local j = redis.call('HMGET', jk, 'follow', 'wait')
-  local channels = j[1] or ''
-  if ended and j[2] then channels = channels .. ' ' .. j[2] end
+local function wake_waiters(j, id, ended)
+  if not j.follow and not (ended and j.wait) then return end
+  local channels = (j.follow or '') .. (ended and j.wait and ' ' .. j.wait or '')
   for channel in string.gmatch(channels, '%S+') do redis.call('PUBLISH', channel, id) end
 end
 
@@ -51,9 +56,9 @@ local function ring(k)
 end
 
 -- Put a queued job into a lane ('ready': first attempts, 'solo': the others, claimed one at a time).
-local function enqueue(id, k, lane)
-  redis.call('ZADD', P .. lane .. ':' .. k, now, id)
-  redis.call('ZADD', P .. 'busy:' .. worker_kind(k), 'NX', now, k)
+local function enqueue(id, k, lane, since)
+  redis.call('ZADD', P .. lane .. ':' .. k, since, id)
+  redis.call('ZADD', P .. 'busy:' .. worker_kind(k), 'LT', since, k)
   ring(k)
 end
 
@@ -66,101 +71,99 @@ local function settle(k)
   if oldest then redis.call('ZADD', busy, oldest, k) else redis.call('ZREM', busy, k) end
 end
 
--- A version whose jobs keep killing their worker takes no new ones until somebody resumes it.
-local function count_poison(id, version)
-  local poison = P .. 'poison:' .. version
+-- A version whose predictions keep killing their worker takes no new ones until somebody resumes it.
+local function count_poison(id, j)
+  if worker_kind(j.k) ~= 'predict' then return end -- a base model is everybody's
+  local poison = P .. 'poison:' .. j.version
   redis.call('ZREMRANGEBYSCORE', poison, '-inf', now - POISON_WINDOW_MS)
   redis.call('ZADD', poison, now, id)
   redis.call('PEXPIRE', poison, POISON_WINDOW_MS)
-  if redis.call('ZCARD', poison) >= POISON_JOBS then redis.call('HSET', P .. 'gates', 'version:' .. version, now) end
+  if redis.call('ZCARD', poison) >= POISON_JOBS then redis.call('HSET', P .. 'gates', 'version:' .. j.version, now) end
+end
+
+-- Leave the event of a job's end in the outbox, if its client asked for it and it is not there or delivered yet.
+local function tell(id, jk, j, status)
+  if not j.wh or j.wh == '' then return end
+  if j.wh_ev and j.wh_ev ~= '' and not string.find(j.wh_ev, 'completed', 1, true) then return end
+  local event = 'evt_' .. id .. '_completed'
+  local state = redis.call('HGET', jk, 'wh_st')
+  if state == 'delivered' or state == 'failed' or redis.call('ZSCORE', P .. 'outbox', event) then return end
+  redis.call('HSET', P .. 'evt:' .. event, 'job', id, 'url', j.wh, 'st', status, 'try', 0, 't', now)
+  redis.call('ZADD', P .. 'outbox', now, event)
+  redis.call('HSET', jk, 'wh_st', 'pending')
 end
 
 -- The only way into a terminal status; the caller has checked that it is legal.
--- `result` is a flat list of further fields to write.
-local function finish(id, jk, status, word, worker, cause, result)
-  local j = redis.call('HMGET', jk, 'account', 'wh', 'wh_ev', 'keep_ms', 'kind', 'version', 't_q', 'code', 'k', 'st')
-  local account = j[1] or '?'
-  local delete_at = now + tonumber(j[4] or '86400000')
+-- `j` is the record as `read` gave it, `result` a flat list of further fields to write.
+local function finish(id, jk, j, status, word, worker, cause, result)
+  local account = j.account or '?'
+  local delete_at = now + tonumber(j.keep_ms or '86400000')
   local fields = result or {}
-  for _, value in ipairs({'st', status, 't_e', now, 'del_at', delete_at}) do fields[#fields + 1] = value end
+  local function with(name, value) fields[#fields + 1] = name; fields[#fields + 1] = value end
+  with('st', status); with('t_e', now); with('del_at', delete_at); with('hist', history(j, word, worker, cause))
   redis.call('HSET', jk, unpack(fields))
-  redis.call('HDEL', jk, 'tok')
-  if status == 'succeeded' then redis.call('HDEL', jk, 'in') end -- the others keep it: they can be submitted again
-  redis.call('ZREM', P .. 'leases', id)
-  redis.call('ZREM', P .. 'delayed', id)
-  redis.call('ZREM', P .. 'ttl', id)
-  if j[10] == 'queued' then
-    local k = j[9]
-    redis.call('ZREM', P .. 'ready:' .. k, id)
-    redis.call('ZREM', P .. 'solo:' .. k, id)
-    settle(k)
+  -- Only success drops the input: the others can be submitted again.
+  redis.call('HDEL', jk, 'tok', 'exp_at', 'ttl_ms', 'wait', 'follow', status == 'succeeded' and 'in' or 'tok')
+  if j.st == 'queued' then
+    redis.call('ZREM', P .. 'delayed', id)
+    redis.call('ZREM', P .. 'ttl', id)
+    redis.call('ZREM', P .. 'ready:' .. j.k, id)
+    redis.call('ZREM', P .. 'solo:' .. j.k, id)
+    settle(j.k)
+  else
+    redis.call('ZREM', P .. 'leases', id)
   end
   redis.call('ZADD', P .. 'done', delete_at, id)
   if redis.call('HINCRBY', P .. 'open', account, -1) <= 0 then redis.call('HDEL', P .. 'open', account) end
   redis.call('HINCRBY', P .. 'cnt', 'term:' .. status, 1)
   local minute = P .. 'min:' .. math.floor(now / 60000)
-  local took, bucket = now - tonumber(j[7] or now), 0
+  local took, bucket = now - tonumber(j.t_q or now), 0
   while took >= 1 and bucket < 30 do took = took / 2; bucket = bucket + 1 end
   redis.call('HINCRBY', minute, 'le2^' .. bucket, 1)
   if redis.call('HINCRBY', minute, status, 1) == 1 then redis.call('PEXPIRE', minute, MINUTE_KEPT_MS) end
-  note(jk, word, worker, cause)
-  local wanted = not j[3] or j[3] == '' or string.find(j[3], 'completed', 1, true)
-  if j[2] and j[2] ~= '' and wanted then
-    local event = 'evt_' .. id .. '_completed'
-    redis.call('HSET', P .. 'evt:' .. event, 'job', id, 'url', j[2], 'st', status, 'try', 0, 't', now)
-    redis.call('ZADD', P .. 'outbox', now, event)
-    redis.call('HSET', jk, 'wh_st', 'pending')
-  end
-  if j[5] == 'training' then
+  tell(id, jk, j, status)
+  if j.kind == 'training' then
     redis.call('XADD', P .. 'ev:' .. id, 'MAXLEN', '~', 1000, '*', 'done', status)
   end
-  wake_waiters(jk, id, true)
+  wake_waiters(j, id, true)
+end
+
+-- A claimed job waits again, with a queue TTL of its own; the caller puts it into its lane or delays it.
+local function requeue(id, jk, j, word, cause, ...)
+  local expires = now + tonumber(j.ttl_ms or '86400000')
+  redis.call('HSET', jk, 'st', 'queued', 'exp_at', expires, 'hist', history(j, word, j.worker or '-', cause), ...)
+  redis.call('HDEL', jk, 'tok')
+  redis.call('ZREM', P .. 'leases', id)
+  redis.call('ZADD', P .. 'ttl', expires, id)
 end
 
 -- A running job was lost with its worker or its lease: next attempt alone, or the end.
 -- The first loss goes straight to the solo lane, later ones wait 5 s * 2^(attempt-2).
-local function lose(id, jk, word, cause)
-  local j = redis.call('HMGET', jk, 'cancel', 'att', 'max_att', 'k', 'version', 'worker')
-  local att = tonumber(j[2])
+local function lose(id, jk, j, word, cause)
+  local att = tonumber(j.att)
   redis.call('HINCRBY', P .. 'cnt', 'lease_lost', 1)
-  if j[1] then
-    finish(id, jk, 'canceled', word, j[6] or '-', cause)
-    return 'canceled'
-  end
-  if att >= tonumber(j[3]) then
-    finish(id, jk, 'failed', word, j[6] or '-', cause, {'code', 'lost_too_often', 'err',
+  if j.cancel then return finish(id, jk, j, 'canceled', word, j.worker or '-', cause) end
+  if att >= tonumber(j.max_att) then
+    finish(id, jk, j, 'failed', word, j.worker or '-', cause, {'code', 'lost_too_often', 'err',
       'The job lost its worker ' .. att .. ' times; its input or its model most likely ends the process.'})
-    count_poison(id, j[5] or '')
-    return 'failed'
+    return count_poison(id, j)
   end
-  redis.call('ZREM', P .. 'leases', id)
-  redis.call('HDEL', jk, 'tok')
-  redis.call('HSET', jk, 'st', 'queued')
+  requeue(id, jk, j, word, cause)
   if att <= 1 then
-    enqueue(id, j[4], 'solo')
+    enqueue(id, j.k, 'solo', now)
   else
     redis.call('ZADD', P .. 'delayed', now + 5000 * 2 ^ (att - 2), id)
   end
-  note(jk, word, j[6] or '-', cause)
-  wake_waiters(jk, id)
-  return 'queued'
+  wake_waiters(j, id)
 end
 
--- Hand a claimed job back as if the claim had not been.
-local function give_back(id, jk, cause)
-  local j = redis.call('HMGET', jk, 'cancel', 'k', 'worker', 'att')
-  if j[1] then
-    finish(id, jk, 'canceled', 'release', j[3] or '-', cause)
-    return 'canceled'
-  end
-  redis.call('ZREM', P .. 'leases', id)
-  redis.call('HINCRBY', jk, 'att', -1)
-  redis.call('HDEL', jk, 'tok')
-  redis.call('HSET', jk, 'st', 'queued')
-  enqueue(id, j[2], tonumber(j[4]) > 1 and 'solo' or 'ready')
-  note(jk, 'release', j[3] or '-', cause)
-  wake_waiters(jk, id)
-  return 'queued'
+-- Hand a claimed job back as if the claim had not been: it keeps its place and its attempt is not counted.
+local function give_back(id, jk, j, cause)
+  if j.cancel then return finish(id, jk, j, 'canceled', 'release', j.worker or '-', cause) end
+  local att = tonumber(j.att) - 1
+  requeue(id, jk, j, 'release', cause, 'att', att)
+  if att > 0 then enqueue(id, j.k, 'solo', now) else enqueue(id, j.k, 'ready', j.t_q) end
+  wake_waiters(j, id)
 end
 
 -- Delayed jobs that are due go to the solo lane.
@@ -169,7 +172,7 @@ local function promote(limit)
   for _, id in ipairs(due) do
     redis.call('ZREM', P .. 'delayed', id)
     local k = redis.call('HGET', P .. 'job:' .. id, 'k')
-    if k then enqueue(id, k, 'solo') end
+    if k then enqueue(id, k, 'solo', now) end
   end
   return #due
 end

@@ -8,9 +8,9 @@
 local released = 0
 for i = 1, #ARGV, 2 do
   local jk = P .. 'job:' .. ARGV[i]
-  local j = redis.call('HMGET', jk, 'st', 'tok')
-  if j[1] == 'running' and j[2] == ARGV[i + 1] then
-    give_back(ARGV[i], jk, '')
+  local j = read(jk)
+  if j.st == 'running' and j.tok == ARGV[i + 1] then
+    give_back(ARGV[i], jk, j, '')
     released = released + 1
   end
 end

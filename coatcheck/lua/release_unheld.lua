@@ -9,9 +9,9 @@ local held, released = {}, 0
 for i = 2, #ARGV do held[ARGV[i]] = true end
 for _, id in ipairs(redis.call('ZRANGE', P .. 'leases', 0, -1)) do
   local jk = P .. 'job:' .. id
-  local j = redis.call('HMGET', jk, 'st', 'tok', 'worker')
-  if j[1] == 'running' and j[3] == ARGV[1] and not held[j[2] or ''] then
-    give_back(id, jk, 'reply lost')
+  local j = read(jk)
+  if j.st == 'running' and j.worker == ARGV[1] and not held[j.tok or ''] then
+    give_back(id, jk, j, 'reply lost')
     released = released + 1
   end
 end

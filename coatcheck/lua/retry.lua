@@ -4,27 +4,25 @@
 --
 -- KEYS[1]  prefix
 -- ARGV     1 id, 2 token, 3 code, 4 sentence, 5 back-off ms
--- returns  {word, status}: done | fenced | gone
+-- returns  {word, status}: done | repeated (this token's report arrived before) | fenced | gone
 local id, token = ARGV[1], ARGV[2]
 local jk = P .. 'job:' .. id
-local j = redis.call('HMGET', jk, 'st', 'tok', 'cancel', 'att', 'max_att', 'worker', 'k')
-if not j[1] then return {'gone', ''} end
-if j[2] ~= token or j[1] ~= 'running' then
+local j = read(jk)
+if not j.st then return {'gone', ''} end
+if j.end_tok == token then return {'repeated', j.st} end
+if j.tok ~= token or j.st ~= 'running' then
   redis.call('HINCRBY', P .. 'cnt', 'fenced', 1)
-  return {'fenced', j[1]}
+  return {'fenced', j.st}
 end
-if j[3] then
-  finish(id, jk, 'canceled', 'retry', j[6], ARGV[3])
+if j.cancel then
+  finish(id, jk, j, 'canceled', 'retry', j.worker, ARGV[3], {'end_tok', token})
   return {'done', 'canceled'}
 end
-if tonumber(j[4]) >= tonumber(j[5]) then
-  finish(id, jk, 'failed', 'retry', j[6], ARGV[3], {'code', ARGV[3], 'err', ARGV[4]})
+if tonumber(j.att) >= tonumber(j.max_att) then
+  finish(id, jk, j, 'failed', 'retry', j.worker, ARGV[3], {'end_tok', token, 'code', ARGV[3], 'err', ARGV[4]})
   return {'done', 'failed'}
 end
-redis.call('ZREM', P .. 'leases', id)
-redis.call('HDEL', jk, 'tok')
-redis.call('HSET', jk, 'st', 'queued')
+requeue(id, jk, j, 'retry', ARGV[3], 'end_tok', token)
 redis.call('ZADD', P .. 'delayed', now + tonumber(ARGV[5]), id)
-note(jk, 'retry', j[6], ARGV[3])
-wake_waiters(jk, id)
+wake_waiters(j, id)
 return {'done', 'queued'}

@@ -10,8 +10,9 @@ local limit = tonumber(ARGV[1])
 local lost = redis.call('ZRANGEBYSCORE', P .. 'leases', '-inf', now, 'LIMIT', 0, limit)
 for _, id in ipairs(lost) do
   local jk = P .. 'job:' .. id
-  if redis.call('HGET', jk, 'st') == 'running' then
-    lose(id, jk, 'sweep', 'lease ran out')
+  local j = read(jk)
+  if j.st == 'running' then
+    lose(id, jk, j, 'sweep', 'lease ran out')
   else
     redis.call('ZREM', P .. 'leases', id)
   end
@@ -19,8 +20,9 @@ end
 local late = redis.call('ZRANGEBYSCORE', P .. 'ttl', '-inf', now, 'LIMIT', 0, limit)
 for _, id in ipairs(late) do
   local jk = P .. 'job:' .. id
-  if redis.call('HGET', jk, 'st') == 'queued' then
-    finish(id, jk, 'expired', 'sweep', '-', 'queue TTL', {'code', 'expired', 'err', 'No worker took the job in time.'})
+  local j = read(jk)
+  if j.st == 'queued' then
+    finish(id, jk, j, 'expired', 'sweep', '-', 'queue TTL', {'code', 'expired', 'err', 'No worker took the job in time.'})
   else
     redis.call('ZREM', P .. 'ttl', id)
   end
