@@ -49,7 +49,9 @@ class LoadedSession:
             RuntimeError: an output's first axis is not N; or whatever ONNX Runtime raises.
         """
         names = [output.name for output in self.signature.graph_outputs]
-        outputs = self.session.run(names, {self.signature.graph_input.name: batch})
+        graph_input = self.signature.graph_input
+        shaped = batch.reshape(-1, *graph_input.shape[1:]) if min(graph_input.shape[1:], default=0) > 0 else batch
+        outputs = self.session.run(names, {graph_input.name: shaped})
         for name, output in zip(names, outputs, strict=True):
             if output.shape[:1] != batch.shape[:1]:
                 raise RuntimeError(f"output {name} has shape {output.shape} for {batch.shape[0]} rows")
