@@ -9,6 +9,7 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError
 
+from coatcheck.connections import DirectCalls
 from coatcheck.keys import PREFIX
 
 Argument = str | bytes | int | float
@@ -18,7 +19,8 @@ class Scripts:
     """Every file of `lua/` but the prelude, each callable by its stem."""
 
     def __init__(self, client: redis.Redis) -> None:
-        self._client: Any = client  # execute_command is untyped
+        self._client = client
+        self._direct = DirectCalls(client)
         self._sources = load_sources()
         self._digests = {
             name: hashlib.sha1(source, usedforsecurity=False).hexdigest() for name, source in self._sources.items()
@@ -27,10 +29,10 @@ class Scripts:
     def call(self, name: str, *arguments: Argument) -> Any:
         """Run one script; a server that does not know it (restart, SCRIPT FLUSH) is given it and asked again."""
         try:
-            return self._client.execute_command("EVALSHA", self._digests[name], 1, PREFIX, *arguments)
+            return self._direct.call("EVALSHA", self._digests[name], 1, PREFIX, *arguments)
         except NoScriptError:
             self._client.script_load(self._sources[name])
-            return self._client.execute_command("EVALSHA", self._digests[name], 1, PREFIX, *arguments)
+            return self._direct.call("EVALSHA", self._digests[name], 1, PREFIX, *arguments)
 
     def call_many(self, calls: list[tuple[str, tuple[Argument, ...]]]) -> list[Any]:
         """Run scripts in one round trip, each atomic by itself; answers in order.
@@ -51,11 +53,8 @@ class Scripts:
         return answers
 
     def _pipelined(self, calls: list[tuple[str, tuple[Argument, ...]]]) -> list[Any]:
-        pipeline: Any = self._client.pipeline(transaction=False)
-        for name, arguments in calls:
-            pipeline.execute_command("EVALSHA", self._digests[name], 1, PREFIX, *arguments)
-        answers: list[Any] = pipeline.execute(raise_on_error=False)
-        return answers
+        commands = [("EVALSHA", self._digests[name], 1, PREFIX, *arguments) for name, arguments in calls]
+        return self._direct.call_many(commands)
 
 
 def load_sources() -> dict[str, bytes]:

@@ -30,6 +30,7 @@ from coatcheck.claims import (
     Publication,
     Reported,
 )
+from coatcheck.connections import DirectCalls
 from coatcheck.errors import (
     IdempotencyMismatch,
     JobFinished,
@@ -64,6 +65,7 @@ class JobStore:
     def __init__(self, client: redis.Redis, *, max_queue_depth: int = 100_000, max_open_jobs: int = 10_000) -> None:
         self.client = client
         self._scripts = Scripts(client)
+        self._direct = DirectCalls(client)
         self._max_queue_depth = max_queue_depth
         self._max_open_jobs = max_open_jobs
         self._down_until = 0.0
@@ -248,8 +250,12 @@ class JobStore:
 
     def get(self, job_id: str) -> Job | None:
         """The record, or None."""
-        record = self._guard(lambda: self.client.hgetall(keys.job(job_id)))
-        return Job.from_hash(job_id, cast(dict[bytes, bytes], record)) if record else None
+        record = self._guard(lambda: self._direct.call("HGETALL", keys.job(job_id)))
+        if not record:
+            return None
+        if isinstance(record, list):  # RESP2 has no maps
+            record = dict(zip(record[::2], record[1::2], strict=True))
+        return Job.from_hash(job_id, record)
 
     def get_many(self, job_ids: list[str]) -> list[Job | None]:
         """Records in order, None where there is none."""
