@@ -38,7 +38,8 @@ class Child:
         self.started = time.monotonic()
         self._quiet = quiet
         self._rest = b""
-        self._log = _open_log(log)
+        self._log_path = log
+        self._log = io.FileIO(log, "a")
         parent = os.getpid()
 
         def before_exec() -> None:
@@ -123,9 +124,22 @@ class Child:
 
     def _copy(self, lines: list[bytes]) -> None:
         with contextlib.suppress(OSError, ValueError):  # a full disk must not end the service
+            self._turn_log_over()
             self._log.write(b"".join(line + b"\n" for line in lines))
         if not self._quiet:
             say(*(f"{self.name:<16} | {line.decode(errors='replace')}" for line in lines))
+
+    def _turn_log_over(self) -> None:
+        """Past its limit the log is kept as `<name>.log.1` and begun anew. Processes of one program share a log:
+        who comes second finds another file at the path and only opens that.
+        """
+        mine = os.fstat(self._log.fileno())
+        if mine.st_size < LOG_LIMIT_BYTES:
+            return
+        if self._log_path.exists() and self._log_path.stat().st_ino == mine.st_ino:
+            self._log_path.replace(self._log_path.with_suffix(".log.1"))
+        self._log.close()
+        self._log = io.FileIO(self._log_path, "a")
 
 
 def say(*lines: str) -> None:
@@ -133,10 +147,3 @@ def say(*lines: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.write("".join(line + "\n" for line in lines))
         sys.stdout.flush()
-
-
-def _open_log(path: Path) -> io.FileIO:
-    """Append to the log; one that grew past the limit is kept as `<name>.log.1` and started anew."""
-    if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
-        path.replace(path.with_suffix(".log.1"))
-    return io.FileIO(path, "a")

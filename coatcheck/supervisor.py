@@ -100,8 +100,10 @@ class Supervisor:
         self._old_wakeup = signal.set_wakeup_fd(self._rope.fileno(), warn_on_full_buffer=False)
         self._old_handlers = {
             signal.SIGCHLD: signal.signal(signal.SIGCHLD, _only_wake),
-            **{n: signal.signal(n, self._told_to_stop) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)},
+            **{n: signal.signal(n, self._told_to_stop) for n in (signal.SIGTERM, signal.SIGINT)},
         }
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup keeps its meaning
+            self._old_handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._told_to_stop)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -279,6 +279,17 @@ def test_output_goes_to_the_log_and_named_to_the_console(make, capsys):
     assert "talker           | one\ntalker           | two\n" in capsys.readouterr().out
 
 
+def test_log_that_grew_past_its_limit_is_begun_anew_and_the_old_one_kept(make, monkeypatch):
+    monkeypatch.setattr("coatcheck.child.LOG_LIMIT_BYTES", 3000)
+    script = "import time\nfor n in range(50):\n print(f'{n:<99}', flush=True); time.sleep(0.005)\ntime.sleep(600)"
+    supervisor = make()
+    command = (sys.executable, "-c", script)
+    supervisor.add(Program(name="chatty", command=command, stop_order=StopOrder.WEB, count=2))
+    turn_until(supervisor, (supervisor.logs / "chatty.log.1").exists)
+    turn_until(supervisor, lambda: any(line.startswith("49 ") for line in log_of(supervisor, "chatty")))
+    assert (supervisor.logs / "chatty.log").stat().st_size <= 6000
+
+
 def has_grown(items: list[float], length: int) -> bool:
     return len(items) > length
 
