@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import redis
 
-from coatcheck import keys
+from coatcheck import keys, liveness
 from coatcheck.accounts import Accounts
 from coatcheck.child import say
 from coatcheck.connections import connect
@@ -57,7 +57,7 @@ def run(settings: Settings, environ: Mapping[str, str]) -> None:
         supervisor = Supervisor(
             logs=settings.home / "logs",
             environment=_child_environment(environ),
-            bury=lambda node: store.expire_worker(node + "/"),
+            bury=lambda node: _bury(store, client, node),
             alive=lambda nodes: _alive(client, nodes),
             spares=False,
         )
@@ -194,6 +194,15 @@ def _get_ready(settings: Settings) -> tuple[int, str]:
         return 0, ""
     finally:
         connection.close()
+
+
+def _bury(store: JobStore, client: redis.Redis, node: str) -> None:
+    """Give a dead worker's jobs back and take its sign of life away, which would be believed for 15 s more."""
+    store.expire_worker(node + "/")
+    try:
+        liveness.forget(client, node)
+    except redis.exceptions.RedisError as error:
+        raise StoreUnavailable(retry_after_s=1) from error
 
 
 def _alive(client: redis.Redis, nodes: Sequence[str]) -> list[bool]:
