@@ -25,6 +25,7 @@ import torch
 
 from coatcheck.catalog import CnnTraining, MlpTraining, TrainingInput, parse_training_input
 from coatcheck.errors import CoatcheckError
+from coatcheck.failpoints import Failpoints
 from coatcheck.signature import Signature, Tensor
 from exporter.export import ExportReport, export
 from exporter.parity import ParityReport, check_parity
@@ -78,6 +79,7 @@ class TrainingRun:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.started = time.monotonic()
         self.seconds: dict[str, float] = {}
+        self.failpoints = Failpoints(spec.failpoints)
         self.out = Path(spec.out_dir)
 
     def run(self) -> dict[str, Any]:
@@ -169,6 +171,7 @@ class TrainingRun:
 
         def step(step: int, total: int) -> None:
             nonlocal last_told, first_step
+            self.failpoints.hit("child_step")
             now = time.monotonic()
             first_step = step if first_step is None else first_step
             if self.control.word == "cancel":
@@ -198,6 +201,7 @@ class TrainingRun:
             except (OSError, CoatcheckError) as exc:
                 self.log(f"checkpoint at step {step} not written: {exc}; the one before is kept, training goes on")
                 return
+            self.failpoints.hit("child_checkpoint")
             self.events.send("checkpoint", step=step, name=written.name, bytes=written.bytes, sha256=written.sha256)
 
         return Hooks(step=step, epoch=epoch, checkpoint_due=due, checkpoint=save)
@@ -225,6 +229,7 @@ class TrainingRun:
             targets=(dataset.target,),
         )
         self.out.mkdir(parents=True, exist_ok=True)
+        self.failpoints.hit("child_export")
         report = export(
             network,
             torch.from_numpy(dataset.rows[:2]),

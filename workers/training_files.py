@@ -1,0 +1,181 @@
+"""What a training reads from and writes to artifact storage: dataset, checkpoints, the files of a version.
+
+Knows prefixes and manifests. Knows neither heartbeats nor the training process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from coatcheck.artifacts import ArtifactStore
+from coatcheck.core import Core
+from coatcheck.errors import ArtifactDamaged, CoatcheckError, FileNotFound, InvalidInput
+from coatcheck.images import data_uri_bytes
+from coatcheck.jobs import Job
+from coatcheck.signature import file_id
+from workers import checkpoints
+
+FILES = ("model.onnx", "signature.json", "metrics.json")
+UPLOAD_TRIES = 3
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalDataset:
+    """A dataset's private copy and where it came from. `file_id` is empty for a data URI."""
+
+    path: Path
+    file_id: str
+    sha256: str
+    size: int
+
+
+@contextlib.contextmanager
+def fetch_dataset(core: Core, job: Job, dataset: str, folder: Path) -> Iterator[LocalDataset]:
+    """A local copy of the dataset a training names.
+
+    Raises:
+        FileNotFound: deleted since, or not the account's. ArtifactDamaged. InvalidInput: a broken data URI.
+    """
+    if dataset.startswith("data:"):
+        content = data_uri_bytes(dataset, "input.dataset")
+        path = folder / "dataset"
+        path.write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        yield LocalDataset(path=path, file_id="", sha256=digest, size=len(content))
+        return
+    found = file_id(dataset) if "/" in dataset else dataset
+    if found is None:
+        raise InvalidInput(
+            "input.dataset is an address elsewhere; upload the file and give its id", field="input.dataset"
+        )
+    file = core.files.get(job.account, found)
+    with core.artifacts.fetch(file.content_name, sha256=file.sha256) as path:
+        yield LocalDataset(path=path, file_id=file.id, sha256=file.sha256, size=file.size)
+
+
+def checkpoints_prefix(job_id: str) -> str:
+    """Checkpoints lie beside the fence folders: a late attempt's clean-up must not take its successor's start."""
+    return f"runs/{job_id}/checkpoints"
+
+
+def fetch_checkpoint(artifacts: ArtifactStore, job: Job, folder: Path) -> bool:
+    """Copy the job's newest checkpoint that verifies into `folder`; False if there is none."""
+    wanted = [job.checkpoint] if job.checkpoint else []
+    parent = checkpoints_prefix(job.id)
+    others = sorted(artifacts.list(parent), key=_step_of, reverse=True) if job.checkpoint else []
+    for prefix in [*wanted, *(f"{parent}/{name}" for name in others if f"{parent}/{name}" not in wanted)]:
+        try:
+            manifest = artifacts.manifest(prefix)
+            data = artifacts.read_bytes(f"{prefix}/data.bin", sha256=manifest["sha256"])
+            checkpoints.write(folder, int(manifest["step"]), data)
+            return True
+        except (FileNotFound, ArtifactDamaged, KeyError, ValueError) as error:
+            log.warning("checkpoint is not usable", action="resume", job_id=job.id, prefix=prefix, cause=str(error))
+    return False
+
+
+def _step_of(name: str) -> int:
+    digits = name.rpartition("-")[2]
+    return int(digits) if digits.isdecimal() else -1
+
+
+class CheckpointUploader:
+    """Copies the newest local checkpoint to storage on a thread of its own; an older one still waiting is skipped.
+
+    Args:
+        uploaded: called with the prefix after its manifest was written.
+    """
+
+    def __init__(self, artifacts: ArtifactStore, job_id: str, fence: str, folder: Path, uploaded: Any) -> None:
+        self._artifacts = artifacts
+        self._prefix = checkpoints_prefix(job_id)
+        self._job_id = job_id
+        self._fence = fence
+        self._folder = folder
+        self._uploaded = uploaded
+        self._next: dict[str, Any] | None = None
+        self._kept: list[str] = []
+        self._condition = threading.Condition()
+        self._closing = False
+        self._busy = False
+        self._thread = threading.Thread(target=self._run, name="checkpoint-upload", daemon=True)
+        self._thread.start()
+
+    def upload(self, event: dict[str, Any]) -> None:
+        """Take a child's `checkpoint` event."""
+        with self._condition:
+            self._next = event
+            self._condition.notify_all()
+
+    def close(self, timeout_s: float) -> None:
+        """Finish what waits, for at most `timeout_s`."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify_all()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._next is not None or self._closing)
+                event, self._next = self._next, None
+            if event is None:
+                return
+            self._try(event)
+
+    def _try(self, event: dict[str, Any]) -> None:
+        prefix = f"{self._prefix}/{self._fence}-{event['step']}"
+        for attempt in range(1, UPLOAD_TRIES + 1):
+            try:
+                with (self._folder / f"{event['name']}.bin").open("rb") as source:
+                    stored = self._artifacts.write(f"{prefix}/data.bin", source)
+                if stored.sha256 != event["sha256"]:
+                    raise ArtifactDamaged("the checkpoint changed while it was copied")
+                manifest = {"kind": "checkpoint", "job": self._job_id, "step": event["step"], "sha256": stored.sha256,
+                            "size": stored.size}  # fmt: skip
+                self._artifacts.write_manifest(prefix, manifest)
+            except FileNotFoundError:
+                return  # the child has two newer ones already
+            except (OSError, CoatcheckError) as error:
+                log.warning("checkpoint not stored", action="checkpoint", job_id=self._job_id, attempt=attempt,
+                            cause=str(error))  # fmt: skip
+                time.sleep(0.2 * 2**attempt)
+            else:
+                self._uploaded(prefix)
+                self._keep(prefix)
+                return
+
+    def _keep(self, prefix: str) -> None:
+        self._kept.append(prefix)
+        while len(self._kept) > checkpoints.KEPT:
+            with contextlib.suppress(OSError, CoatcheckError):
+                self._artifacts.delete(self._kept.pop(0))
+
+
+def store_version(
+    artifacts: ArtifactStore, prefix: str, folder: Path, about: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Write a version's files under `prefix`, its manifest last; returns version id and manifest.
+
+    Raises:
+        NotEnoughSpace, OSError: nothing is published; what was written stays for the caller to delete.
+    """
+    files = {}
+    for name in FILES:
+        with (folder / name).open("rb") as source:
+            stored = artifacts.write(f"{prefix}/{name}", source)
+        files[name] = {"sha256": stored.sha256, "size": stored.size}
+    manifest = {**about, "kind": "version", "files": files}
+    content = artifacts.write_manifest(prefix, manifest)
+    return hashlib.sha256(content).hexdigest(), manifest

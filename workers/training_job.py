@@ -1,0 +1,381 @@
+"""One claimed training from claim to report: prepare, supervise the child, publish or say why not.
+
+The child computes; this side holds the lease, forwards what it tells, enforces cancel and limits, and alone
+reports. Whatever happens to the child ends in exactly one report, or in none when the lease is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from coatcheck.claims import Claimed, Completion, Outcome, Publication, Reported
+from coatcheck.core import Core
+from coatcheck.errors import CoatcheckError, NotEnoughSpace, Unavailable
+from coatcheck.failpoints import Failpoints
+from coatcheck.jobs import Job, Status
+from workers import checkpoints
+from workers.training_files import CheckpointUploader, LocalDataset, fetch_checkpoint, fetch_dataset, store_version
+from workers.training_heart import Heart
+from workers.training_process import LAST_EVENTS, TrainingProcess
+from workers.training_protocol import TrainingSpec
+from workers.work_folders import work_folder
+
+POLL_S = 0.05
+#: A canceled child gets SIGTERM after this and its group SIGKILL a little later.
+CANCEL_GRACE_S = 10.0
+TERM_GRACE_S = 2.0
+#: A stopping worker's child gets so long for its last checkpoint.
+STOP_GRACE_S = 3.5
+#: A result in hand is reported for so long while Redis does not answer.
+REPORT_FOR_S = 600.0
+#: The soft limit lies so long before the hard one, or at this share of a short one.
+SOFT_MARGIN_S = 30.0
+SOFT_SHARE = 0.9
+#: Refuse to start with less free than this.
+LEAST_FREE_BYTES = 64 * 1024**2
+#: Confusion matrices beyond so many classes stay in metrics.json alone.
+MOST_CLASSES_TOLD = 50
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """How the child ended: its last event's word, or died, run_limit, lost; with that event's fields."""
+
+    word: str
+    fields: dict[str, Any]
+
+
+class TrainingJob:
+    """Made for one claim, run once.
+
+    Args:
+        take_child: a training process that waits for its spec.
+        stopping: set when this worker is to end.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        claimed: Claimed,
+        take_child: Callable[[], TrainingProcess],
+        stopping: threading.Event,
+        failpoints: Failpoints,
+    ) -> None:
+        self._core = core
+        self._claimed = claimed
+        self._take_child = take_child
+        self._stopping = stopping
+        self._failpoints = failpoints
+        self._fence = claimed.token.partition(":")[0]
+        self._prefix = f"runs/{claimed.id}/{self._fence}"
+        self._began = time.monotonic()
+        self._child: TrainingProcess | None = None
+        self._heart = Heart(core.store, core.settings, claimed, self._fence_child)
+        self._log = log.bind(job_id=claimed.id)
+
+    def run(self) -> str:
+        """Train and report; returns the word for how it ended (for figures and the log)."""
+        self._heart.start()
+        try:
+            word = self._run()
+        except Unavailable as error:
+            word = self._retry(error.code, f"The training could not go on: {error}")
+        except CoatcheckError as error:
+            word = self._fail(error.code, str(error))
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            self._log.exception("training could not use its disk", action="retry")
+            word = self._retry("disk_full" if full else "io_error", f"The training's worker: {error.strerror}.")
+        finally:
+            self._heart.stop()
+            if self._child is not None:
+                self._child.close()
+        self._log.info("training ended", action="training_ended", outcome=word, seconds=round(self._age(), 3))
+        return word
+
+    def _run(self) -> str:
+        job = self._core.store.get(self._claimed.id)
+        if job is None:
+            return "gone"
+        with work_folder(self._core.settings.home, self._claimed.id) as folder, contextlib.ExitStack() as stack:
+            given = self._input()
+            dataset = stack.enter_context(fetch_dataset(self._core, job, str(given.get("dataset", "")), folder))
+            self._check_space(folder, dataset)
+            spec = self._spec(job, given, dataset, folder)
+            end = self._supervise(spec, folder)
+            self._failpoints.hit("train_child_ended")
+            return self._conclude(end, job, dataset, Path(spec.out_dir))
+
+    def _input(self) -> dict[str, Any]:
+        claimed = self._claimed
+        raw = claimed.input
+        if claimed.input_ref:
+            raw = self._core.artifacts.read_bytes(f"{claimed.input_ref}/input.json")
+        return msgspec.json.decode(raw, type=dict[str, Any])
+
+    def _check_space(self, folder: Path, dataset: LocalDataset) -> None:
+        wanted = max(LEAST_FREE_BYTES, checkpoints.SPACE_FACTOR * dataset.size)
+        for where, free in (("work folder", shutil.disk_usage(folder).free),
+                            ("artifact storage", self._core.artifacts.free_bytes())):  # fmt: skip
+            if free is not None and free < wanted:
+                raise NotEnoughSpace(f"the {where} has {free} bytes free; the training needs {wanted}")
+
+    def _spec(self, job: Job, given: dict[str, Any], dataset: LocalDataset, folder: Path) -> TrainingSpec:
+        settings = self._core.settings
+        resume = folder / "resume"
+        resumed = bool(job.checkpoint) and fetch_checkpoint(self._core.artifacts, job, resume)
+        limit_s = self._claimed.limit_ms / 1000
+        owner, _, name = job.destination.partition("/")
+        return TrainingSpec(
+            recipe=job.model.partition("/")[2],
+            input=given,
+            dataset_path=str(dataset.path),
+            out_dir=str(folder / "out"),
+            checkpoint_dir=str(folder / "checkpoints"),
+            resume_dir=str(resume) if resumed else "",
+            checkpoint_period_s=settings.checkpoint_period_s,
+            soft_limit_s=max(limit_s * SOFT_SHARE, limit_s - SOFT_MARGIN_S) - self._age(),
+            metadata={"owner": owner, "name": name, "training": job.id},
+            failpoints=settings.failpoints,
+        )
+
+    # -- supervise ---------------------------------------------------------------------------------------------
+
+    def _supervise(self, spec: TrainingSpec, folder: Path) -> End:
+        self._child = child = self._take_child()
+        try:
+            child.begin(spec)
+        except OSError:
+            return End(word="died", fields={})
+        uploader = CheckpointUploader(
+            self._core.artifacts, self._claimed.id, self._fence, folder / "checkpoints", self._heart.checkpoint
+        )
+        try:
+            end = self._follow(child, uploader)
+        finally:
+            uploader.close(STOP_GRACE_S if self._stopping.is_set() else 60.0)
+        if self._heart.lost.is_set():
+            return End(word="lost", fields={})
+        return end
+
+    def _follow(self, child: TrainingProcess, uploader: CheckpointUploader) -> End:
+        """Forward events until the last one, or until something else ends it."""
+        deadlines = _Deadlines(limit=self._began + self._claimed.limit_ms / 1000)
+        while True:
+            event = child.next_event(POLL_S)
+            now = time.monotonic()
+            if event is not None:
+                if event["event"] in LAST_EVENTS:
+                    return End(word=event.pop("event"), fields=event)
+                self._forward(event, uploader)
+            elif child.ended:
+                return End(word="died", fields={})
+            if self._heart.lost.is_set():
+                return End(word="lost", fields={})
+            if now > deadlines.limit:
+                child.freeze_and_kill()
+                return End(word="run_limit", fields={})
+            if self._heart.cancel.is_set() and deadlines.term is None:
+                child.tell("cancel")
+                deadlines.give(now, CANCEL_GRACE_S)
+            elif self._stopping.is_set() and deadlines.term is None:
+                child.tell("stop")
+                deadlines.give(now, STOP_GRACE_S - TERM_GRACE_S)
+            if deadlines.term is not None and now > deadlines.term and not deadlines.termed:
+                deadlines.termed = True
+                child.terminate()
+            if deadlines.kill is not None and now > deadlines.kill:
+                child.freeze_and_kill()
+                return End(word="canceled" if self._heart.cancel.is_set() else "stopped", fields={})
+
+    def _forward(self, event: dict[str, Any], uploader: CheckpointUploader) -> None:
+        word = event.pop("event")
+        if word == "log":
+            self._heart.event("log", event["line"])
+        elif word == "metrics":
+            self._heart.event("metric", msgspec.json.encode(event).decode())
+            self._failpoints.hit("train_epoch")
+        elif word == "progress":
+            self._heart.progress(event)
+        elif word == "checkpoint":
+            uploader.upload(event)
+            self._heart.event("log", f"checkpoint at step {event['step']}")
+
+    def _fence_child(self) -> None:
+        if self._child is not None:
+            self._child.freeze_and_kill()
+
+    # -- report ------------------------------------------------------------------------------------------------
+
+    def _conclude(self, end: End, job: Job, dataset: LocalDataset, out: Path) -> str:
+        limit = f"{self._claimed.limit_ms / 1000:g} s"
+        reports: dict[str, Callable[[], str]] = {
+            "result": lambda: self._publish(end.fields, job, dataset, out),
+            "failed": lambda: self._failed(end.fields),
+            "died": self._died,
+            "canceled": lambda: self._fail("canceled", "The training was canceled."),
+            "stopped": self._release,
+            "run_limit": lambda: self._fail("run_limit", f"The training ran longer than its limit of {limit}."),
+            "lost": self._lost,
+        }
+        return reports[end.word]()
+
+    def _failed(self, told: dict[str, Any]) -> str:
+        report = self._fail if told.get("user") else self._retry
+        return report(str(told["code"]), str(told["message"]))
+
+    def _died(self) -> str:
+        status = self._child.close() if self._child is not None else 0
+        why = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        hint = " (out of memory?)" if status == -9 else ""
+        return self._retry("child_died", f"The training process {why}{hint}.")
+
+    def _publish(self, result: dict[str, Any], job: Job, dataset: LocalDataset, out: Path) -> str:
+        owner, _, name = job.destination.partition("/")
+        told = _told(result)
+        about = {
+            "owner": owner,
+            "name": name,
+            "account": job.account,
+            "training": job.id,
+            "created_ms": int(time.time() * 1000),
+            "signature": msgspec.json.decode((out / "signature.json").read_bytes()),
+            "metrics": told,
+            "parity": result["parity"],
+            "lineage": {
+                "dataset": {"file": dataset.file_id, "sha256": dataset.sha256, "bytes": dataset.size},
+                "base_model": job.model,
+                "base_version": job.version,
+                "options": result["options"],
+                "seed": result["options"]["seed"],
+                "attempt": self._claimed.attempt,
+                "versions": result["versions"],
+            },
+        }
+        self._heart.progress({"phase": "publishing", "done": 0, "total": 1})
+        version_id, _ = store_version(self._core.artifacts, self._prefix, out, about)
+        self._failpoints.hit("train_stored")
+        publication = Publication(
+            owner=owner,
+            name=name,
+            version_id=version_id,
+            prefix=self._prefix,
+            signature=(out / "signature.json").read_text(),
+            metrics=msgspec.json.encode({**told, "example": result["example"]}).decode(),
+        )
+        output = msgspec.json.encode({"version": f"{owner}/{name}:{version_id}", **told})
+        return self._report(Status.SUCCEEDED, output=output, publication=publication, provider=_provider(result))
+
+    def _fail(self, code: str, error: str) -> str:
+        return self._report(Status.FAILED, code=code, error=error)
+
+    def _report(self, status: Status, **fields: Any) -> str:
+        self._heart.stop()
+        if self._heart.lost.is_set() and not self._heart.told_lost:
+            self._log.warning("reporting after a silence; the store decides", action="complete")
+        report = self._until_answered(
+            lambda: self._core.store.complete(
+                Completion(
+                    id=self._claimed.id, token=self._claimed.token, status=status, events=self._heart.rest(), **fields
+                )
+            )
+        )
+        self._failpoints.hit("train_reported")
+        if report.outcome in (Outcome.FENCED, Outcome.GONE):
+            self._log.warning("late result dropped", action="complete", outcome=report.outcome)
+            self._core.artifacts.delete(self._prefix)
+            return "fenced"
+        published = status is Status.SUCCEEDED and report.status is Status.SUCCEEDED
+        self._clean(keep=self._fence if published else "")
+        return str(report.status)
+
+    def _retry(self, code: str, error: str) -> str:
+        self._heart.stop()
+        backoff_ms = 1000 * 2 ** min(self._claimed.attempt, 6)
+        report = self._until_answered(
+            lambda: self._core.store.retry(
+                self._claimed.id, self._claimed.token, code=code, error=error, backoff_ms=backoff_ms
+            )
+        )
+        self._core.artifacts.delete(self._prefix)
+        if report.outcome is Outcome.DONE and report.status is not None and report.status.terminal:
+            self._clean(keep="")
+        self._log.warning("training attempt failed", action="retry", code=code, cause=error, outcome=report.outcome)
+        return "fenced" if report.outcome is Outcome.FENCED else f"retry_{code}"
+
+    def _release(self) -> str:
+        self._heart.stop()
+        self._core.store.release([(self._claimed.id, self._claimed.token)])
+        return "released"
+
+    def _lost(self) -> str:
+        """Somebody else has the job: our files go, and the store counts a report that came too late."""
+        self._core.artifacts.delete(self._prefix)
+        if self._heart.told_lost:
+            with contextlib.suppress(CoatcheckError):
+                self._core.store.complete(
+                    Completion(id=self._claimed.id, token=self._claimed.token, status=Status.FAILED, code="lease_lost")
+                )
+        self._log.warning("lease lost, training dropped", action="fenced")
+        return "fenced"
+
+    def _until_answered(self, report: Callable[[], Reported]) -> Reported:
+        # A result in hand is worth waiting for, even past the lease: the token decides whether it still counts.
+        deadline = time.monotonic() + REPORT_FOR_S
+        while True:
+            try:
+                return report()
+            except Unavailable:
+                if time.monotonic() > deadline or self._stopping.is_set():
+                    raise
+                time.sleep(0.2)
+
+    def _clean(self, keep: str) -> None:
+        """Remove checkpoints and other attempts' files of a job that has ended."""
+        for name in self._core.artifacts.list(f"runs/{self._claimed.id}"):
+            if name != keep:
+                with contextlib.suppress(OSError, CoatcheckError):
+                    self._core.artifacts.delete(f"runs/{self._claimed.id}/{name}")
+
+    def _age(self) -> float:
+        return time.monotonic() - self._began
+
+
+@dataclass(slots=True)
+class _Deadlines:
+    """Monotonic times at which the child is spoken to less and less kindly."""
+
+    limit: float
+    term: float | None = None
+    kill: float | None = None
+    termed: bool = False
+
+    def give(self, now: float, grace_s: float) -> None:
+        """SIGTERM after the grace, SIGKILL a little later."""
+        self.term, self.kill = now + grace_s, now + grace_s + TERM_GRACE_S
+
+
+def _told(result: dict[str, Any]) -> dict[str, Any]:
+    """What of a result goes into the job's output and the version's record."""
+    test = dict(result["test"])
+    if len(test.get("confusion", ())) > MOST_CLASSES_TOLD:
+        del test["confusion"], test["classes"]
+    names = ("task", "rows", "ignored_columns", "training", "export", "parity", "seconds")
+    return {"metrics": test, **{name: result[name] for name in names}}
+
+
+def _provider(result: dict[str, Any]) -> str:
+    return "CUDA" if result["training"]["device"] == "cuda" else "CPU"
