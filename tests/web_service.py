@@ -58,7 +58,7 @@ def publish(core: Core, model: str, version_id: str, signature: Signature) -> No
     owner, _, name = model.partition("/")
     now = int(time.time() * 1000)
     core.registry.create_model(owner, owner, name, visibility="private", description="made by a test")
-    record: dict[str, Any] = {
+    record: dict[Any, Any] = {
         "owner": owner,
         "name": name,
         "number": 1,

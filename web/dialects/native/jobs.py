@@ -64,13 +64,13 @@ def _page_request(kinds: tuple[Kind, ...]) -> PageRequest:
 
 
 def _statuses() -> tuple[Status, ...]:
-    found: list[Status] = []
-    for name in ("status", "state"):
-        for word in request.args.get(name, "").split(","):
-            if word:
-                known = dict.fromkeys([*STATUS_WORDS.values(), *(status.value for status in Status)])
-                parse_choice(word, name, known)
-                found += statuses_of(word) if name == "status" else {Status(word)} & set(Status)
+    query = request.args
+    found: set[Status] = set()
+    for word in filter(None, query.get("status", "").split(",")):
+        parse_choice(word, "status", dict.fromkeys([*STATUS_WORDS.values(), *(status.value for status in Status)]))
+        found |= statuses_of(word)
+    for word in filter(None, query.get("state", "").split(",")):
+        found.add(Status(parse_choice(word, "state", [status.value for status in Status])))
     return tuple(found)
 
 
