@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from debian_redis import debian_redis, needs_debian_redis
 
 from coatcheck.embedded_redis import embedded_redis
 
@@ -190,6 +191,20 @@ def test_redis_that_would_lose_jobs_is_refused_with_the_lines_to_change(tmp_path
         refused = start(tmp_path / "home", free_port(), tmp_path / "console", COATCHECK_REDIS_URL=url)
         assert refused.process.wait(20) == 2
     assert "    maxmemory-policy noeviction" in refused.printed.splitlines()
+
+
+@needs_debian_redis
+def test_debians_redis_with_appendonly_is_used_instead_of_the_embedded_one(tmp_path):
+    options = ("--appendonly", "yes", "--appendfsync", "always", "--maxmemory", "64mb")
+    with debian_redis(tmp_path, *options) as (client, url):
+        assert str(client.info("server")["redis_version"]).startswith("7.0.")
+        service = start(tmp_path / "home", free_port(), tmp_path / "console", COATCHECK_REDIS_URL=url)
+        try:
+            wait_ready(service)
+            assert service.get("/v1/account", service.key())[0] == 200
+            assert service.find("valkey-server") == []
+        finally:
+            assert stop(service) == 0
 
 
 @pytest.mark.parametrize("words", ["-n io@", "-n train@", "-n predict@", "valkey-server", "granian"])

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 import pytest
 import redis as redis_py
+from debian_redis import debian_redis, needs_debian_redis
 
 from coatcheck.errors import RedisUnfit, StoreUnavailable
 from coatcheck.redis_check import check_redis
@@ -68,31 +62,9 @@ def test_server_that_does_not_answer_is_unavailable(tmp_path):
         check_redis(client)
 
 
-@pytest.mark.skipif(shutil.which("redis-server") is None, reason="Debian's redis-server is not installed")
+@needs_debian_redis
 def test_debians_redis_is_refused_as_it_comes_and_taken_with_the_lines_changed(tmp_path):
-    with debian_redis(tmp_path) as client, pytest.raises(RedisUnfit, match="appendonly yes"):
+    with debian_redis(tmp_path) as (client, _), pytest.raises(RedisUnfit, match="appendonly yes"):
         check_redis(client)
-    with debian_redis(tmp_path, "--appendonly", "yes", "--appendfsync", "always", "--maxmemory", "64mb") as client:
+    with debian_redis(tmp_path, "--appendonly", "yes", "--appendfsync", "always", "--maxmemory", "64mb") as (client, _):
         assert check_redis(client) == []
-
-
-@contextmanager
-def debian_redis(folder: Path, *options: str) -> Iterator[redis_py.Redis]:
-    socket = folder / "debian.sock"
-    command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--dir", str(folder), *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    client = redis_py.Redis.from_url(f"unix://{socket}")
-    try:
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                client.ping()
-                break
-            except redis_py.exceptions.ConnectionError:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-        yield client
-    finally:
-        client.close()
-        process.terminate()
-        process.wait(10)
