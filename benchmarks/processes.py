@@ -152,6 +152,8 @@ def _part(line: str) -> str:
         return "redis"
     if "granian" in line:
         return "web"
+    if "workers.training" in line:
+        return "train"
     return next((kind for kind in ("predict", "train", "io") if f" {kind}@" in line), "")
 
 

@@ -39,14 +39,13 @@ class Service:
         """CPU seconds used so far by its processes, by part."""
         return {part: used for child in self.children for part, used in child.cpu_s().items()}
 
-    def settle(self, limit_s: float = 20.0) -> None:
-        """Return when its processes have finished starting: under a tenth of a core for half a second."""
-        deadline = time.monotonic() + limit_s
-        while time.monotonic() < deadline:
+    def settle(self, limit_s: float = 30.0) -> None:
+        """Return when its processes have finished starting: under a tenth of a core for a second and a half."""
+        deadline, quiet = time.monotonic() + limit_s, 0
+        while quiet < 3 and time.monotonic() < deadline:
             before = sum(self.cpu_s().values())
             time.sleep(0.5)
-            if sum(self.cpu_s().values()) - before < 0.05:
-                return
+            quiet = quiet + 1 if sum(self.cpu_s().values()) - before < 0.05 else 0
 
 
 @contextmanager
