@@ -1,6 +1,6 @@
 """The io worker: housekeeping that touches storage, away from the workers that compute.
 
-It removes what runs left behind: prefixes under `runs/` without a manifest whose job ended over an hour ago.
+It removes files that no record names: what runs, refused submits and dead attempts left behind over an hour ago.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from celery.worker import WorkController
 
 from coatcheck.core import Core, open_core
 from coatcheck.errors import Unavailable
+from coatcheck.jobs import id_time_ms
 from coatcheck.sweeper import Sweeper
 from workers.app import app, settings
 from workers.leases import HeldLeases
@@ -66,19 +67,36 @@ class IoStep(bootsteps.StartStopStep):
 
 
 def remove_left_behind(core: Core) -> list[str]:
-    """Delete run prefixes that never became a version; returns them. A run of an open job is never touched."""
+    """Delete files that no record names any more; returns their prefixes. Nothing of an open job is touched.
+
+    Under `runs/` that is what never became a version; under `inputs/` and `outputs/` what was written for a job that
+    was not accepted, or by an attempt that died before it could report.
+    """
     removed = []
-    for job_id in core.artifacts.list("runs"):
-        job = core.store.get(job_id)
-        now_ms = time.time() * 1000
-        if job is not None and (job.ended_ms is None or now_ms - job.ended_ms < LEFT_BEHIND_MS):
-            continue
-        for fence in core.artifacts.list(f"runs/{job_id}"):
-            prefix = f"runs/{job_id}/{fence}"
-            if not core.artifacts.exists(f"{prefix}/manifest.json"):
-                core.artifacts.delete(prefix)
-                removed.append(prefix)
+    for folder in ("inputs", "outputs", "runs"):
+        for job_id in core.artifacts.list(folder):
+            if not _forgotten(core, job_id, runs=folder == "runs"):
+                continue
+            prefixes = [f"{folder}/{job_id}"]
+            if folder == "runs":
+                prefixes = [f"runs/{job_id}/{fence}" for fence in core.artifacts.list(f"runs/{job_id}")]
+            for prefix in prefixes:
+                if not core.artifacts.exists(f"{prefix}/manifest.json"):
+                    core.artifacts.delete(prefix)
+                    removed.append(prefix)
     return removed
+
+
+def _forgotten(core: Core, job_id: str, *, runs: bool) -> bool:
+    """True when no record names its files: none is kept, or (`runs`) it ended long ago without publishing them."""
+    now_ms = time.time() * 1000
+    made_ms = id_time_ms(job_id)
+    if made_ms is None or now_ms - made_ms < LEFT_BEHIND_MS:
+        return False  # not ours, or so young that its submit may still be on its way
+    job = core.store.get(job_id)
+    if job is None:
+        return True
+    return runs and job.ended_ms is not None and now_ms - job.ended_ms >= LEFT_BEHIND_MS
 
 
 app.steps["worker"].add(IoStep)

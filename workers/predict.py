@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import redis
 import structlog
 from celery import bootsteps
 from celery.worker import WorkController
@@ -21,7 +22,15 @@ from coatcheck import keys
 from coatcheck.claims import Claimed, ClaimReply, ClaimRequest, Completion, Outcome, Reported
 from coatcheck.connections import connect
 from coatcheck.core import Core, open_core
-from coatcheck.errors import ArtifactDamaged, CoatcheckError, FileNotFound, GpuRequired, Unavailable, VersionNotFound
+from coatcheck.errors import (
+    ArtifactDamaged,
+    CoatcheckError,
+    FileNotFound,
+    GpuRequired,
+    StoreUnavailable,
+    Unavailable,
+    VersionNotFound,
+)
 from coatcheck.failpoints import Failpoints
 from coatcheck.jobs import Status
 from coatcheck.standby import on_promotion
@@ -39,6 +48,8 @@ TURN_S = 0.2
 #: Every so many claims the lane of later attempts goes first.
 SOLO_EVERY = 4
 RECONNECT_S = 0.1
+#: A worker that is told to stop finishes its micro-batch within this, or hands it back.
+FINISH_S = 5.0
 
 log = structlog.get_logger()
 
@@ -75,16 +86,19 @@ class PredictLoop:
         self._batches = 0
         self._jobs = {"succeeded": 0, "failed": 0, "fenced": 0}
         self._served: dict[str, float] = {}
+        #: The reply of a claim may be lost: what it took is ours in Redis and nowhere else.
+        self._reply_lost = False
         self._stopping = threading.Event()
 
     def run(self) -> None:
         """Loop until `stop`; outlives any outage of Redis."""
         while not self._stopping.is_set():
             try:
+                self._hand_back_unheld()
                 queue: str | None = self._wait_for_work()
                 while queue is not None and not self._stopping.is_set():
                     queue = self._drain(queue)
-            except (Unavailable, ConnectionError) as error:
+            except (Unavailable, ConnectionError, redis.RedisError) as error:
                 log.warning("worker waits for Redis", action="claim", cause=str(error))
                 self._start_over()
             except Exception:
@@ -135,6 +149,8 @@ class PredictLoop:
             else:
                 self._jobs["fenced"] += 1
                 log.warning("late result dropped", action="complete", outcome=report.outcome, job_id=completion.id)
+                if completion.output_ref:
+                    self._core.artifacts.delete(completion.output_ref)
         self.leases.drop(completion.id for completion in done)
         if reply is not None:
             self.leases.hold(reply.jobs)
@@ -152,6 +168,7 @@ class PredictLoop:
             try:
                 return self._core.store.complete_and_claim(done, request)
             except Unavailable:
+                self._reply_lost = self._reply_lost or request is not None
                 if not done or time.monotonic() > deadline or self._stopping.is_set():
                     raise
                 request = None
@@ -169,6 +186,12 @@ class PredictLoop:
                 Completion(id=job.id, token=job.token, status=Status.FAILED, code=error.code, error=text)
                 for job in jobs
             ]
+        except (StoreUnavailable, redis.RedisError):
+            raise
+        except Exception as error:
+            log.exception("version does not load now", action="retry", version=version)
+            self._retry(jobs, error)
+            return []
         for job in jobs:
             self._failpoints.hit("input", job.input)
         try:
@@ -194,12 +217,17 @@ class PredictLoop:
 
     def _start_over(self) -> None:
         # Nothing is in hand any more: neither what a lost reply may have claimed nor what could not be reported.
-        self._stopping.wait(RECONNECT_S)
+        self._reply_lost = True
         self.leases.drop_all()
-        try:
-            self._core.store.release_unheld(self._worker, [])
-        except CoatcheckError as error:
-            log.warning("worker still waits for Redis", action="release", cause=str(error))
+        self._stopping.wait(RECONNECT_S)
+
+    def _hand_back_unheld(self) -> None:
+        # Only between two turns, when nothing is in hand.
+        if self._reply_lost:
+            released = self._core.store.release_unheld(self._worker, [])
+            self._reply_lost = False
+            if released:
+                log.warning("claims without a reply handed back", action="release", jobs=released)
 
     def _read_input(self, job: Claimed) -> bytes:
         if not job.input_ref:
@@ -274,10 +302,14 @@ class PredictStep(bootsteps.StartStopStep):
         """Finish the current micro-batch, hand the rest back."""
         self._loop.stop()
         self._active.set()
-        self._thread.join()
+        self._thread.join(FINISH_S)
+        self._loop.leases.stop()
+        if self._thread.is_alive():
+            # ONNX Runtime cannot be interrupted, and an interpreter that ends under its threads aborts.
+            log.warning("run not finished in time, handed back", action="release")
+            os._exit(0)
         self._ticker.stop()
         self._sweeper.stop()
-        self._loop.leases.stop()
 
     def _serve(self) -> None:
         self._active.wait()

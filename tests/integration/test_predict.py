@@ -1,0 +1,502 @@
+"""The predict worker's loop against a real Redis and ONNX Runtime: batches, bad inputs, turns, failures, limits.
+
+Most tests run the loop on a thread of the test; what ends the process is shown with a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from factories import age, assert_clean
+from tiny_versions import ACCOUNT, image, lookup, png_uri, publish, slow, wide
+
+from coatcheck import keys, liveness
+from coatcheck.core import Core, open_core
+from coatcheck.embedded_redis import EmbeddedRedis
+from coatcheck.errors import StoreUnavailable
+from coatcheck.jobs import Job, Status
+from coatcheck.settings import Settings
+from workers.predict import PredictLoop, WakeList
+from workers.sessions import CPU, LoadedSession
+
+ROOT = Path(__file__).parents[2]
+#: A tick so long that nothing in these tests can be due to it.
+NO_TICK_S = 30.0
+
+
+class Worker:
+    """A predict loop on a thread of its own."""
+
+    def __init__(self, core: Core, wait_for_work: Callable[[], str] | None = None) -> None:
+        self.core = core
+        self.loop = PredictLoop(core, "predict@test.1", CPU, wait_for_work or poll)
+        self._thread = threading.Thread(target=self.loop.run, daemon=True)
+
+    def start(self) -> None:
+        self.loop.leases.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self.loop.stop()
+        self._thread.join(10)
+        assert not self._thread.is_alive(), "the loop does not stop"
+        self.loop.leases.stop()
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        return self.loop._figures()
+
+
+def poll() -> str:
+    """Look every few milliseconds: batches then depend on nothing but what waits."""
+    time.sleep(0.002)
+    return ""
+
+
+@contextmanager
+def running(core: Core, wait_for_work: Callable[[], str] | None = None) -> Iterator[Worker]:
+    worker = Worker(core, wait_for_work)
+    worker.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()
+
+
+@pytest.fixture
+def make_core(redis, settings: Settings) -> Iterator[Callable[..., Core]]:
+    """Cores over the test's Redis, each with changed settings."""
+    made: list[Core] = []
+
+    def build(**changes: Any) -> Core:
+        made.append(open_core(replace(settings, **changes)))
+        return made[-1]
+
+    yield build
+    for core in made:
+        core.store.client.close()
+
+
+@pytest.fixture
+def core(make_core: Callable[..., Core]) -> Core:
+    return make_core()
+
+
+def submit(core: Core, version: str, given: Any) -> str:
+    return core.queue.submit_prediction(ACCOUNT, version=version, raw_input=json.dumps(given).encode()).job.id
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.005)
+
+
+def finished(core: Core, *job_ids: str, timeout_s: float = 20.0) -> list[Job]:
+    """The jobs' records when all of them have ended."""
+    found: list[Job | None] = []
+
+    def all_ended() -> bool:
+        try:
+            found[:] = core.store.get_many(list(job_ids))
+        except StoreUnavailable:  # a connection from before Redis was killed
+            return False
+        return all(job is not None and job.status.terminal for job in found)
+
+    wait_until(all_ended, timeout_s)
+    return [job for job in found if job is not None]
+
+
+def retried(core: Core, job_id: str, times: int) -> None:
+    wait_until(lambda: words(core.queue.get(ACCOUNT, job_id)).count("retry") == times)
+
+
+def value_of(core: Core, job: Job) -> float | None:
+    output = core.queue.output_of(job)
+    return json.loads(output)["value"] if output is not None else None
+
+
+def words(job: Job) -> list[str]:
+    return [line.word for line in job.history]
+
+
+# -- micro-batches -------------------------------------------------------------------------------------------
+
+
+def test_what_waits_runs_together(core):
+    version = publish(core, lookup(), "lookup")
+    ids = [submit(core, version, {"x": number}) for number in range(100)]
+    with running(core) as worker:
+        jobs = finished(core, *ids)
+    assert [value_of(core, job) for job in jobs] == [10.0 * number for number in range(100)]
+    assert worker.figures["runs"] == 2
+    assert worker.figures["rows"] == 100
+    assert worker.figures["jobs"] == {"succeeded": 100, "failed": 0, "fenced": 0}
+    assert_clean(core.store)
+
+
+def test_single_prediction_does_not_wait_for_others(make_core):
+    core = make_core(tick_s=NO_TICK_S)
+    version = publish(core, lookup(), "lookup")
+    with running(core, WakeList(core)):
+        finished(core, submit(core, version, {"x": 1}))
+        began = time.monotonic()
+        (job,) = finished(core, submit(core, version, {"x": 2}))
+        took_s = time.monotonic() - began
+        core.store.client.lpush(keys.wake("predict"), "")  # or it would sit out its long tick
+    assert value_of(core, job) == 20.0
+    assert took_s < 0.5
+
+
+def test_micro_batch_ends_at_its_limit_of_rows(make_core):
+    core = make_core(batch_rows=8)
+    version = publish(core, lookup(), "lookup")
+    ids = [submit(core, version, {"instances": [{"x": number}, {"x": number + 1}]}) for number in range(10)]
+    with running(core) as worker:
+        jobs = finished(core, *ids)
+    assert [json.loads(core.queue.output_of(job) or b"") for job in jobs] == [
+        [{"value": 10.0 * number}, {"value": 10.0 * number + 10}] for number in range(10)
+    ]
+    assert worker.figures["runs"] == 3  # 4 + 4 + 2 jobs of two rows
+
+
+def test_micro_batch_ends_at_its_limit_of_bytes(make_core):
+    core = make_core(batch_rows=65536, batch_bytes=8192)
+    version = publish(core, lookup(), "lookup")
+    given = {"instances": [{"x": 5}] * 400}
+    assert 2 * len(json.dumps(given)) < 8192 < 3 * len(json.dumps(given))
+    ids = [submit(core, version, given) for _ in range(6)]
+    with running(core) as worker:
+        jobs = finished(core, *ids)
+    assert {job.status for job in jobs} == {Status.SUCCEEDED}
+    assert worker.figures["batches"] == 3  # two inputs of about 3.6 KB each
+    assert worker.figures["rows"] == 2400
+
+
+def test_job_of_more_rows_than_a_run_takes_is_run_in_parts(core):
+    version = publish(core, lookup(), "lookup")
+    job_id = submit(core, version, {"instances": [{"x": number % 100} for number in range(600)]})
+    with running(core) as worker:
+        (job,) = finished(core, job_id)
+    answers = json.loads(core.queue.output_of(job) or b"")
+    assert answers == [{"value": 10.0 * (number % 100)} for number in range(600)]
+    assert worker.figures["runs"] == 3
+
+
+def test_provider_is_recorded_on_the_job_and_told_with_the_sign_of_life(core):
+    version = publish(core, lookup(), "lookup")
+    with running(core):
+        (job,) = finished(core, submit(core, version, {"x": 3}))
+        wait_until(lambda: liveness.live(core.store.client) != [])
+        (process,) = liveness.live(core.store.client)
+    assert job.provider == CPU
+    assert process.kind == "predict"
+    assert process.figures["provider"] == CPU
+    assert process.figures["pid"] == os.getpid()
+
+
+# -- bad inputs ----------------------------------------------------------------------------------------------
+
+
+def test_one_bad_input_fails_only_its_own_job(core):
+    version = publish(core, image(), "image")
+    pictures = [png_uri(number * 10, damaged=number == 7) for number in range(20)]
+    ids = [submit(core, version, {"image": picture}) for picture in pictures]
+    with running(core) as worker:
+        jobs = finished(core, *ids)
+    bad = jobs.pop(7)
+    assert (bad.status, bad.code, bad.attempts) == (Status.FAILED, "invalid_input", 1)
+    assert "does not decode" in bad.error
+    assert [value_of(core, job) for job in jobs] == [number * 10.0 for number in range(20) if number != 7]
+    assert worker.figures["runs"] == 1
+
+
+def test_batch_that_fails_is_halved_down_to_the_culprit(core, monkeypatch):
+    version = publish(core, lookup(), "lookup")
+    sizes: list[int] = []
+    run = LoadedSession.run
+
+    def counted(self, batch):
+        sizes.append(len(batch))
+        return run(self, batch)
+
+    ids = [submit(core, version, {"x": 1000 if number == 11 else number}) for number in range(16)]
+    monkeypatch.setattr(LoadedSession, "run", counted)
+    with running(core):
+        jobs = finished(core, *ids)
+    culprit = jobs.pop(11)
+    assert (culprit.status, culprit.code, culprit.attempts) == (Status.FAILED, "run_failed", 1)
+    assert {job.status for job in jobs} == {Status.SUCCEEDED}
+    assert [value_of(core, job) for job in jobs] == [10.0 * number for number in range(16) if number != 11]
+    warm_up, runs = sizes[:2], sizes[2:]
+    assert warm_up == [1, 2]
+    assert sorted(runs) == [1, 1, 2, 2, 4, 4, 8, 8, 16]
+
+
+def test_job_of_a_deleted_version_fails_with_a_code(core):
+    version = publish(core, lookup(), "lookup")
+    job_id = submit(core, version, {"x": 1})
+    core.store.client.delete(keys.version(version))
+    fresh = open_core(core.settings)  # a worker that has not seen the version yet
+    with running(fresh):
+        (job,) = finished(core, job_id)
+    assert (job.status, job.code) == (Status.FAILED, "version_not_found")
+    assert job.error
+    fresh.store.client.close()
+
+
+def test_damaged_model_file_fails_its_jobs_and_no_others(core):
+    version, other = publish(core, lookup(), "lookup"), publish(core, image(), "image")
+    prefix = core.registry.version_by_id(ACCOUNT, version).prefix
+    core.artifacts.write_bytes(f"{prefix}/model.onnx", b"not what was published")
+    ids = [submit(core, version, {"x": 1}), submit(core, other, {"image": png_uri(9)})]
+    with running(core):
+        damaged, fine = finished(core, *ids)
+    assert (damaged.status, damaged.code) == (Status.FAILED, "artifact_damaged")
+    assert value_of(core, fine) == 9.0
+
+
+def test_large_inputs_and_outputs_go_through_storage(make_core):
+    core = make_core(inline_limit_bytes=4096)
+    version = publish(core, wide(500), "wide")
+    small, large = publish(core, lookup(), "lookup"), {"instances": [{"x": 3}] * 1000}
+    ids = [submit(core, version, {"x": 123}), submit(core, small, large)]
+    assert core.queue.get(ACCOUNT, ids[1]).input is None
+    with running(core):
+        long_answer, long_question = finished(core, *ids)
+    assert long_answer.output is None
+    assert long_answer.output_ref
+    assert json.loads(core.queue.output_of(long_answer) or b"")["label"] == "class-123"
+    assert json.loads(core.queue.output_of(long_question) or b"") == [{"value": 30.0}] * 1000
+
+
+# -- turns ---------------------------------------------------------------------------------------------------
+
+
+def test_hot_version_does_not_starve_cold_ones(make_core):
+    core = make_core(batch_rows=4)
+    hot = publish(core, lookup(), "hot")
+    cold = [publish(core, lookup(8 * (number + 1)), f"cold-{number}") for number in range(3)]
+    hot_ids = [submit(core, hot, {"x": number % 100}) for number in range(400)]
+    cold_ids = [submit(core, version, {"x": 1}) for version in cold]
+    with running(core):
+        hot_jobs, cold_jobs = finished(core, *hot_ids), finished(core, *cold_ids)
+    last_cold = max(job.ended_ms or 0 for job in cold_jobs)
+    before = sum((job.ended_ms or 0) < last_cold for job in hot_jobs)
+    # A turn is 8 micro-batches of 4 rows and one more that ends it; three others had to be served in between.
+    assert before <= 4 * 9 * 4, f"{before} of 400 hot predictions came before the last cold one"
+
+
+# -- failures that pass ----------------------------------------------------------------------------------------
+
+
+def test_storage_failure_in_the_middle_is_tried_again_later(make_core, monkeypatch):
+    core = make_core(inline_limit_bytes=64)
+    version = publish(core, wide(50), "wide")
+    write, failures = core.artifacts.write_bytes, [OSError("storage away"), OSError("storage away")]
+
+    def failing(name, content):
+        if failures and name.startswith("outputs/"):
+            raise failures.pop()
+        return write(name, content)
+
+    monkeypatch.setattr(core.artifacts, "write_bytes", failing)
+    job_id = submit(core, version, {"x": 7})
+    with running(core):
+        for attempt in (1, 2):
+            retried(core, job_id, attempt)
+            job = core.queue.get(ACCOUNT, job_id)
+            assert (job.status, job.attempts) == (Status.QUEUED, attempt)
+            due_ms = core.store.client.zscore(keys.DELAYED, job_id)
+            now_s, _ = core.store.client.time()
+            assert due_ms is not None
+            assert 1000 * 2**attempt - 1500 < due_ms - now_s * 1000 <= 1000 * 2**attempt + 1000
+            age(core.store.client, 10_000)
+        (job,) = finished(core, job_id)
+    assert json.loads(core.queue.output_of(job) or b"")["label"] == "class-7"
+    assert job.attempts == 3
+    assert_clean(core.store)
+
+
+def test_storage_that_is_away_while_a_version_loads_costs_attempts_not_a_busy_loop(core, monkeypatch):
+    version = publish(core, lookup(), "lookup")
+    job_id = submit(core, version, {"x": 1})
+    asked = []
+
+    def away(prefix):
+        asked.append(prefix)
+        raise OSError("storage away")
+
+    monkeypatch.setattr(core.artifacts, "manifest", away)
+    with running(core):
+        for attempt in (1, 2):
+            retried(core, job_id, attempt)
+            age(core.store.client, 10_000)
+        (job,) = finished(core, job_id)
+    assert (job.status, job.attempts) == (Status.FAILED, 3)
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize("with_results", [False, True], ids=["of a first claim", "of results and a claim"])
+def test_claim_whose_reply_was_lost_is_handed_back(make_core, monkeypatch, with_results):
+    core = make_core(batch_rows=1)
+    version = publish(core, lookup(), "lookup")
+    send = core.store.complete_and_claim
+    lost: list[str] = []
+
+    def losing(completions, request):
+        answer = send(completions, request)
+        if not lost and request is not None and bool(completions) == with_results and answer[1].jobs:
+            lost.extend(job.id for job in answer[1].jobs)
+            raise StoreUnavailable
+        return answer
+
+    monkeypatch.setattr(core.store, "complete_and_claim", losing)
+    ids = [submit(core, version, {"x": number}) for number in range(3)]
+    began = time.monotonic()
+    with running(core):
+        jobs = finished(core, *ids)
+    assert time.monotonic() - began < 5  # not the lease of 10 s
+    assert len(lost) == 1
+    (one,) = [job for job in jobs if job.id in lost]
+    assert words(one).count("claim") == 2
+    assert "release" in words(one)
+    assert {job.attempts for job in jobs} == {1}
+    assert {job.status for job in jobs} == {Status.SUCCEEDED}
+
+
+def test_redis_may_be_killed_and_come_back_under_a_worker(tmp_path, settings):
+    server = EmbeddedRedis(tmp_path / "own-redis", memory_bytes=2**28)
+
+    def start() -> subprocess.Popen[bytes]:
+        server.prepare()
+        process = subprocess.Popen(server.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        server.wait(process=process)
+        return process
+
+    process = start()
+    core = open_core(replace(settings, redis_url=server.url))
+    try:
+        version = publish(core, lookup(), "lookup")
+        with running(core, WakeList(core)):
+            ids = [submit(core, version, {"x": 1})]
+            finished(core, *ids)
+            for number in range(2, 5):
+                process.kill()
+                process.wait()
+                process = start()
+                began = time.monotonic()
+                ids.append(submit_when_back(core, version, {"x": number}))
+                finished(core, ids[-1])
+                assert time.monotonic() - began < 5
+        assert [value_of(core, job) for job in finished(core, *ids)] == [10.0, 20.0, 30.0, 40.0]
+        assert_clean(core.store)
+    finally:
+        core.store.client.close()
+        process.kill()
+        process.wait()
+
+
+def submit_when_back(core: Core, version: str, given: Any) -> str:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return submit(core, version, given)
+        except (StoreUnavailable, ConnectionError):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+# -- the process ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def worker_process(settings: Settings, number: int = 1, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A real Celery worker, as the supervisor starts it."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("COATCHECK_")}
+    command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-n", f"predict@test.{number}"]
+    command += ["-Q", "predict", "-P", "solo", "-I", "workers.predict", "--without-mingle", "--without-gossip"]
+    with (settings.home / f"worker-{number}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--without-heartbeat", "-l", "WARNING"],
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={
+                **inherited,
+                "COATCHECK_HOME": str(settings.home),
+                "COATCHECK_REDIS_URL": settings.redis_url,
+                **environment,
+            },
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_run_past_its_limit_is_ended_with_its_process_and_does_not_take_others_along(make_core, settings):
+    limited = make_core(predict_limit_s=0.7, max_attempts=2)
+    version = publish(limited, slow(), "slow")
+    culprit = submit(limited, version, {"x": 60})
+    mates = [submit(limited, version, {"x": 0.001}) for _ in range(3)]
+    exits = []
+    for number in (1, 2):  # the test is the supervisor
+        with worker_process(settings, number) as process:
+            exits.append(process.wait(30))
+    (job,) = finished(limited, culprit)
+    assert exits == [70, 70]
+    assert (job.status, job.code, job.attempts) == (Status.FAILED, "run_limit", 2)
+    assert [line.cause for line in job.history if line.word == "retry"] == ["run_limit"] * 2
+    with worker_process(settings, 3):
+        others = finished(limited, *mates)
+    assert {other.status for other in others} == {Status.SUCCEEDED}
+    assert max(other.attempts for other in others) <= 2
+    assert_clean(limited.store)
+
+
+def test_worker_told_to_stop_hands_back_what_it_cannot_finish(core, settings):
+    version = publish(core, slow(), "slow")
+    with worker_process(settings) as process:
+        job_id = submit(core, version, {"x": 60})
+        wait_until(lambda: core.queue.get(ACCOUNT, job_id).status is Status.RUNNING)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    job = core.queue.get(ACCOUNT, job_id)
+    assert (job.status, job.attempts) == (Status.QUEUED, 0)
+    assert words(job) == ["submit", "claim", "release"]
+    assert liveness.live(core.store.client) == []
+    assert_clean(core.store)
+
+
+def test_worker_told_to_stop_finishes_its_micro_batch(core, settings):
+    version = publish(core, slow(), "slow")
+    with worker_process(settings) as process:
+        finished(core, submit(core, version, {"x": 0.001}))
+        job_id = submit(core, version, {"x": 0.4})
+        wait_until(lambda: core.queue.get(ACCOUNT, job_id).status is Status.RUNNING)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    job = core.queue.get(ACCOUNT, job_id)
+    assert (job.status, job.attempts) == (Status.SUCCEEDED, 1)
+
+
+def test_worker_that_must_have_a_gpu_does_not_start_without(core, settings):
+    with worker_process(settings, COATCHECK_REQUIRE_GPU="1") as process:
+        assert process.wait(20) != 0
+    assert "COATCHECK_REQUIRE_GPU" in (settings.home / "worker-1.log").read_text()

@@ -1,0 +1,195 @@
+"""The housekeeping every process does: leases end, records go with their files, submits stop before memory is full."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from factories import (
+    DAY_MS,
+    LEASE_MS,
+    age,
+    assert_clean,
+    claim_next,
+    claimed,
+    completion,
+    new_job,
+    place_of,
+    state_of,
+    submitted,
+)
+
+from coatcheck.artifacts import ArtifactStore
+from coatcheck.claims import Completion
+from coatcheck.core import Core, open_core
+from coatcheck.errors import MemoryPressure
+from coatcheck.jobs import Status, new_id
+from coatcheck.settings import Settings
+from coatcheck.store import JobStore
+from coatcheck.sweeper import Sweeper
+from workers.io import remove_left_behind
+
+HOUR_MS = 3600 * 1000
+
+
+@pytest.fixture
+def core(redis, settings: Settings) -> Iterator[Core]:
+    opened = open_core(settings)
+    yield opened
+    opened.store.client.close()
+
+
+@pytest.fixture
+def store(core: Core) -> JobStore:
+    return core.store
+
+
+@pytest.fixture
+def artifacts(core: Core) -> ArtifactStore:
+    return core.artifacts
+
+
+@pytest.fixture
+def sweeper(store: JobStore, artifacts: ArtifactStore) -> Sweeper:
+    return Sweeper(store, artifacts)
+
+
+def wait_until(condition, timeout_s=10.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+def test_lease_that_ran_out_ends_within_two_seconds_without_anybody_asking(store, sweeper):
+    claim = claimed(store)
+    sweeper.start()
+    try:
+        age(store.client, LEASE_MS + 1)
+        began = time.monotonic()
+        wait_until(lambda: state_of(store, claim.id) == "queued")
+        assert time.monotonic() - began < 2.0
+    finally:
+        sweeper.stop()
+    assert place_of(store, claim.id) == ["solo", "ttl"]
+    assert_clean(store)
+
+
+def test_late_report_of_a_swept_claim_is_fenced(store, sweeper):
+    claim = claimed(store)
+    age(store.client, LEASE_MS + 1)
+    sweeper.sweep_once()
+    (successor,) = claim_next(store).jobs
+    assert store.complete(completion(claim)).outcome == "fenced"
+    assert store.complete(completion(successor)).outcome == "done"
+    assert int(store.client.hget("q:{c}:cnt", "fenced") or 0) == 1
+
+
+def test_many_sweepers_end_a_lease_once(store, artifacts):
+    claims = [claimed(store) for _ in range(30)]
+    age(store.client, LEASE_MS + 1)
+    sweepers = [Sweeper(store, artifacts) for _ in range(6)]
+    threads = [threading.Thread(target=one.sweep_once) for one in sweepers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    jobs = [store.get(claim.id) for claim in claims]
+    assert [[line.word for line in job.history] for job in jobs if job] == [["submit", "claim", "sweep"]] * 30
+    assert_clean(store)
+
+
+def test_finished_job_goes_with_its_files_when_its_time_is_over(store, artifacts, sweeper):
+    job_id = new_id()
+    artifacts.write_bytes(f"inputs/{job_id}/input.json", b"{}")
+    claim = claimed(store, id=job_id, input=b"", input_ref=f"inputs/{job_id}")
+    artifacts.write_bytes(f"outputs/{job_id}/1/output.json", b"{}")
+    store.complete(Completion(id=job_id, token=claim.token, status=Status.SUCCEEDED, output_ref=f"outputs/{job_id}/1"))
+    sweeper.collect()
+    assert state_of(store, job_id) == "succeeded"
+    age(store.client, DAY_MS + 1)
+    sweeper.collect()
+    assert state_of(store, job_id) == "absent"
+    assert not artifacts.exists(f"inputs/{job_id}/input.json")
+    assert not artifacts.exists(f"outputs/{job_id}/1/output.json")
+    tomb = store.tombstone(job_id)
+    assert tomb is not None
+    assert tomb[0] is Status.SUCCEEDED
+    assert_clean(store)
+
+
+def test_everything_that_is_over_goes_in_one_round(store, sweeper):
+    for _ in range(600):
+        store.cancel(submitted(store))
+    age(store.client, DAY_MS + 1)
+    sweeper.collect()
+    assert store.client.zcard("q:{c}:done") == 0
+    assert_clean(store)
+
+
+def test_submits_are_refused_before_memory_is_full_and_taken_again_after(store, sweeper, monkeypatch):
+    submitted(store)
+    monkeypatch.setattr(Sweeper, "_memory_share", lambda _self: 0.81)
+    sweeper.collect()
+    with pytest.raises(MemoryPressure):
+        store.submit(new_job())
+    monkeypatch.setattr(Sweeper, "_memory_share", lambda _self: 0.4)
+    sweeper.collect()
+    submitted(store)
+    assert_clean(store)
+
+
+def test_gate_left_by_a_dead_process_opens_by_itself(store, sweeper, monkeypatch):
+    monkeypatch.setattr(Sweeper, "_memory_share", lambda _self: 0.9)
+    sweeper.collect()
+    age(store.client, 16_000)
+    submitted(store)
+
+
+def test_half_full_memory_sends_old_finished_jobs_early_but_no_young_ones(store, sweeper, monkeypatch):
+    old = submitted(store)
+    store.cancel(old)
+    age(store.client, 11 * 60 * 1000)
+    young = submitted(store)
+    store.cancel(young)
+    monkeypatch.setattr(Sweeper, "_memory_share", lambda _self: 0.55)
+    sweeper.collect()
+    assert state_of(store, old) == "absent"
+    assert state_of(store, young) == "canceled"
+
+
+def test_sweeper_outlives_a_redis_that_does_not_answer(settings, tmp_path, artifacts):
+    away = open_core(replace(settings, redis_url=f"unix://{tmp_path}/nobody"))
+    sweeper = Sweeper(away.store, artifacts)
+    sweeper.start()
+    try:
+        with pytest.raises(AssertionError):  # it does not end
+            wait_until(lambda: not sweeper._thread.is_alive(), 1.6)
+        assert sweeper._thread.is_alive()
+    finally:
+        sweeper.stop()
+    assert not sweeper._thread.is_alive()
+
+
+def test_files_that_runs_left_behind_are_removed_once_their_job_is_long_over(core, store, artifacts):
+    claim = claimed(store)
+    hour_ago = new_id(int(time.time() * 1000) - 2 * HOUR_MS)
+    ended = submitted(store, id=new_id(int(time.time() * 1000) - 2 * HOUR_MS))
+    store.cancel(ended)
+    kept = [
+        f"inputs/{ended}/input.json",
+        f"runs/{claim.id}/1/x",
+        f"outputs/{claim.id}/1/output.json",
+        f"inputs/{new_id()}/input.json",
+    ]
+    orphans = [f"runs/{hour_ago}/1/x", f"outputs/{hour_ago}/2/output.json", f"inputs/{hour_ago}/input.json"]
+    published = [f"runs/{hour_ago}/3/manifest.json", f"runs/{hour_ago}/3/model.onnx"]
+    for name in kept + orphans + published:
+        artifacts.write_bytes(name, b"{}")
+    remove_left_behind(core)
+    assert [artifacts.exists(name) for name in kept] == [True] * 4
+    assert [artifacts.exists(name) for name in orphans] == [False] * 3
+    assert [artifacts.exists(name) for name in published] == [True] * 2
