@@ -127,7 +127,7 @@ class Child:
             self._turn_log_over()
             self._log.write(b"".join(line + b"\n" for line in lines))
         if not self._quiet:
-            say(*(f"{self.name:<16} | {line.decode(errors='replace')}" for line in lines))
+            say(*(f"{self.name:<16} | {line.decode(errors='replace')}" for line in lines if line.strip()))
 
     def _turn_log_over(self) -> None:
         """Past its limit the log is kept as `<name>.log.1` and begun anew. Processes of one program share a log:

@@ -6,6 +6,7 @@ import os
 import sys
 
 import click
+import redis
 from rich.console import Console
 from rich.markup import escape
 
@@ -18,7 +19,7 @@ from coatcheck.preflight import ensure_key
 from coatcheck.settings import Settings
 from coatcheck.store import JobStore
 
-BAD_SETTING = 2
+REFUSED = 2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,7 +51,8 @@ def audit(repair: bool) -> None:
         violations = find_violations(store, repair=repair)
     for violation in violations:
         console.print(f"[bold]{violation.invariant}[/] {escape(violation.id)}: {escape(violation.detail)}")
-    console.print(f"{len(violations)} violations" + (", repaired where possible" if repair and violations else ""))
+    count = f"{len(violations)} violation{'' if len(violations) == 1 else 's'}"
+    console.print(count + (", repaired where possible" if repair and violations else ""))
     if violations:
         sys.exit(1)
 
@@ -77,4 +79,7 @@ def main() -> None:
         cli(prog_name="coatcheck")
     except CoatcheckError as error:
         click.echo(f"coatcheck: {error}", err=True)
-        sys.exit(BAD_SETTING)
+        sys.exit(REFUSED)
+    except redis.exceptions.RedisError as error:
+        click.echo(f"coatcheck: Redis does not answer as it should: {error}", err=True)
+        sys.exit(REFUSED)

@@ -23,6 +23,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from coatcheck.errors import StoreUnavailable
+from coatcheck.process_death import die_with_parent
 from coatcheck.socket_path import socket_path
 
 DEFAULT_MEMORY_SHARE = 4
@@ -158,7 +159,14 @@ def embedded_redis(folder: Path, *, memory_bytes: int = 0, appendfsync: str = "a
     server = EmbeddedRedis(folder, memory_bytes=memory_bytes, appendfsync=appendfsync)
     server.prepare()
     with (server.folder / "redis.log").open("ab") as log:
-        process = subprocess.Popen(server.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            server.command(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            # One system call between fork and exec: no server outlives a killed test run.
+            preexec_fn=die_with_parent,  # noqa: PLW1509
+        )
     try:
         server.wait(process=process)
         yield server.url

@@ -198,7 +198,9 @@ class Supervisor:
                 self.bury(self._unburied[0])
                 del self._unburied[0]
         except CoatcheckError:
-            pass  # Redis is away too; its leases are given back in the next period
+            pass  # Redis is away too; the jobs are given back in the next period
+        except Exception as error:  # noqa: BLE001 - a supervisor that ends takes every process with it
+            say(f"giving back the jobs of {self._unburied[0]} failed ({error!r}); trying again")
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -238,7 +240,9 @@ class Supervisor:
         self._next_watch = now + WATCH_PERIOD_S
         try:
             lives = self.alive([worker.node for worker in workers])
-        except CoatcheckError:
+        except Exception as error:  # noqa: BLE001 - a supervisor that ends takes every process with it
+            if not isinstance(error, CoatcheckError):
+                say(f"looking for signs of life failed: {error!r}")
             for worker in workers:
                 worker.absent_since = None
             return
