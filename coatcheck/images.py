@@ -46,7 +46,7 @@ def check_image_header(data: bytes, field: str) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             width, height = image.size
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InvalidInput(f"{field} has more than {MAX_IMAGE_PIXELS} pixels", field=field) from None
     except Exception:  # noqa: BLE001 - Pillow's parsers raise many kinds; none of their texts is for users
         raise InvalidInput(f"{field} is not an image; expected PNG, JPEG or WEBP", field=field) from None
