@@ -10,6 +10,7 @@ from flask import Flask, Response, g, request
 from coatcheck.core import Core
 from web import auth, errors, health, metrics, openapi
 from web.dialects.native import account, files, jobs, models, predictions, trainings
+from web.lean import LeanFlask
 from web.metrics import HttpStats
 from web.requests import core as request_core
 from web.requests import request_id
@@ -25,7 +26,7 @@ OPEN = (health.routes, metrics.routes, openapi.routes)
 
 def create_app(core: Core, stats: HttpStats | None = None) -> Flask:
     """The application over a core; `stats` is where `/metrics` finds this process's requests."""
-    app = Flask("web", static_folder=None)
+    app = LeanFlask("web", static_folder=None)
     app.config.update(
         MAX_CONTENT_LENGTH=core.settings.json_limit_bytes,
         MAX_FORM_MEMORY_SIZE=FORM_MEMORY,
@@ -51,7 +52,7 @@ def _check_key() -> None:
 
 
 def _add_headers(response: Response) -> Response:
-    environ = request.environ
-    environ["coatcheck.route"] = request.url_rule.rule if request.url_rule is not None else "-"
-    response.headers["X-Request-Id"] = request_id()
+    rule = request.url_rule
+    request.environ["coatcheck.route"] = rule.rule if rule is not None else "-"
+    response.headers.add("X-Request-Id", request_id())
     return response

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 import queue
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Protocol
 
 from coatcheck.errors import CoatcheckError, TooLarge
@@ -29,7 +29,7 @@ class SlowBody(Exception):
 class Source(Protocol):
     """The part of RSGI's protocol object that gives the body."""
 
-    def __call__(self) -> object:
+    def __call__(self) -> Awaitable[bytes]:
         """The whole body, awaitable."""
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -73,6 +73,19 @@ async def chunks(source: Source, limit: int) -> AsyncIterator[bytes]:
             raise TooLarge(f"The body is larger than the {limit} bytes this route takes")
         pace.add(len(chunk))
         yield bytes(chunk)
+
+
+async def read_whole(source: Source) -> bytes:
+    """A body whose announced length was found to be allowed.
+
+    Raises:
+        SlowBody: it did not come within `GRACE_S`.
+    """
+    try:
+        async with asyncio.timeout(GRACE_S):
+            return await source()
+    except TimeoutError:
+        raise SlowBody from None
 
 
 async def gather(source: Source, limit: int) -> bytes:

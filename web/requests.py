@@ -20,6 +20,7 @@ from coatcheck.accounts import Key
 from coatcheck.claims import Idempotency
 from coatcheck.core import Core
 from coatcheck.errors import InvalidInput
+from web.lean import BytesResponse
 
 #: Environ keys.
 LOOP = "coatcheck.loop"
@@ -160,4 +161,4 @@ def off_loop(view: Callable[P, Response]) -> Callable[P, Response]:
 
 def json_response(body: bytes, status: int = 200, headers: dict[str, Any] | None = None) -> Response:
     """A JSON answer from encoded bytes."""
-    return Response(body, status, headers, content_type="application/json")
+    return BytesResponse(body, status, headers, content_type="application/json")

@@ -28,7 +28,7 @@ from coatcheck.logs import configure_logs
 from coatcheck.process_death import die_with_parent
 from coatcheck.settings import Settings
 from web.app import create_app
-from web.bodies import Pipe, SlowBody, gather
+from web.bodies import Pipe, SlowBody, gather, read_whole
 from web.errors import answer_error, answer_surprise, problem_answer
 from web.metrics import HttpStats, report_always
 from web.requests import AFTER, LOOP, REQUEST_ID, Chunks, Loop, OffLoop, Stream, Wait, clean_request_id
@@ -219,7 +219,7 @@ class Shell:
             return await self._upload(environ, proto, length)
         if length is not None and length > self._json_limit:
             raise TooLarge(f"The body has {length} bytes; this route takes at most {self._json_limit}")
-        body = await gather(proto, self._json_limit)
+        body = await (gather(proto, self._json_limit) if length is None else read_whole(proto))
         environ["wsgi.input"] = io.BytesIO(body)
         environ["CONTENT_LENGTH"] = str(len(body))
         if len(body) > INLINE_BODY:

@@ -8,12 +8,12 @@ import time
 
 import httpx
 import pytest
+from factories import age
+from web_service import IMAGE_MODEL, MODEL, OTHER_KEY, VERSION, web_service
 
 from coatcheck import keys
 from coatcheck.claims import Completion
 from coatcheck.jobs import Status, new_id
-from tests.factories import age
-from tests.web_service import IMAGE_MODEL, MODEL, OTHER_KEY, VERSION, web_service
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +269,12 @@ def test_job_of_another_account_does_not_exist(service):
     job = service.predict().json()
     stranger = {"Authorization": f"Bearer {OTHER_KEY}"}
     path = f"/v1/predictions/{job['id']}"
-    for method, url in (("GET", path), ("POST", path + "/cancel"), ("GET", path + "/events"), ("POST", path + "/retry")):
+    for method, url in (
+        ("GET", path),
+        ("POST", path + "/cancel"),
+        ("GET", path + "/events"),
+        ("POST", path + "/retry"),
+    ):
         assert service.client.request(method, url, headers=stranger).status_code == 404, url
     assert service.client.get("/v1/predictions", headers=stranger).json()["results"] == []
     assert service.client.get(path).json()["state"] == "queued"

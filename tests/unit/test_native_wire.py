@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import UTC, datetime
 
@@ -197,7 +198,9 @@ def refused(body, kind=VersionedPredictionBody):
 
 
 def test_input_is_kept_as_it_was_sent():
-    body = decode_body(b'{"version": "v", "input": {"x":  1.50}, "stream": true, "unheard_of": 1}', VersionedPredictionBody)
+    body = decode_body(
+        b'{"version": "v", "input": {"x":  1.50}, "stream": true, "unheard_of": 1}', VersionedPredictionBody
+    )
     assert bytes(body.input) == b'{"x":  1.50}'
 
 
@@ -234,10 +237,8 @@ def test_training_and_model_bodies_are_checked():
 @given(st.binary(max_size=200))
 def test_no_bytes_raise_anything_but_invalid_input(body):
     for kind in (VersionedPredictionBody, PredictionBody, TrainingBody, ModelBody):
-        try:
-            decode_body(body, kind)
-        except InvalidInput as error:
-            assert str(error)
+        with contextlib.suppress(InvalidInput):
+            assert isinstance(decode_body(body, kind), kind)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +282,8 @@ def test_webhook_completed_is_a_webhook_for_the_end():
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://x", "x.example", "http://", "http://a b/", "http://u:p@x/", "http://x:99999/", "https://" + "x" * 3000]
+    "url",
+    ["ftp://x", "x.example", "http://", "http://a b/", "http://u:p@x/", "http://x:99999/", "https://" + "x" * 3000],
 )
 def test_webhook_that_cannot_be_called_is_refused(url):
     with pytest.raises(InvalidInput) as caught:
