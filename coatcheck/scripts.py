@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
@@ -19,7 +20,6 @@ class Scripts:
     """Every file of `lua/` but the prelude, each callable by its stem."""
 
     def __init__(self, client: redis.Redis) -> None:
-        self._client = client
         self._direct = DirectCalls(client)
         self._sources = load_sources()
         self._digests = {
@@ -27,12 +27,11 @@ class Scripts:
         }
 
     def call(self, name: str, *arguments: Argument) -> Any:
-        """Run one script; a server that does not know it (restart, SCRIPT FLUSH) is given it and asked again."""
+        """Run one script; a server that does not know it (restart, SCRIPT FLUSH) is sent its text."""
         try:
             return self._direct.call("EVALSHA", self._digests[name], 1, PREFIX, *arguments)
         except NoScriptError:
-            self._client.script_load(self._sources[name])
-            return self._direct.call("EVALSHA", self._digests[name], 1, PREFIX, *arguments)
+            return self._direct.call("EVAL", self._sources[name], 1, PREFIX, *arguments)
 
     def call_many(self, calls: list[tuple[str, tuple[Argument, ...]]]) -> list[Any]:
         """Run scripts in one round trip, each atomic by itself; answers in order.
@@ -40,20 +39,21 @@ class Scripts:
         Raises:
             redis.RedisError: of the first call that failed; the others have taken effect.
         """
-        answers = self._pipelined(calls)
+        answers = self._pipelined("EVALSHA", self._digests, calls)
         unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if unknown:
-            for name in {calls[i][0] for i in unknown}:
-                self._client.script_load(self._sources[name])
-            for i, answer in zip(unknown, self._pipelined([calls[i] for i in unknown]), strict=True):
+            again = self._pipelined("EVAL", self._sources, [calls[i] for i in unknown])
+            for i, answer in zip(unknown, again, strict=True):
                 answers[i] = answer
         for answer in answers:
             if isinstance(answer, redis.RedisError):
                 raise answer
         return answers
 
-    def _pipelined(self, calls: list[tuple[str, tuple[Argument, ...]]]) -> list[Any]:
-        commands = [("EVALSHA", self._digests[name], 1, PREFIX, *arguments) for name, arguments in calls]
+    def _pipelined(
+        self, command: str, scripts: Mapping[str, Argument], calls: list[tuple[str, tuple[Argument, ...]]]
+    ) -> list[Any]:
+        commands = [(command, scripts[name], 1, PREFIX, *arguments) for name, arguments in calls]
         return self._direct.call_many(commands)
 
 

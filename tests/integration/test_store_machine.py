@@ -1,0 +1,409 @@
+"""Random programs of transitions against the real server, beside a model of what must be there after each step.
+
+After every step the auditor finds nothing, every record equals the model's, ended records never change, fences only
+grow, the queues hold exactly what they should, and the counters add up. `HYPOTHESIS_PROFILE=deep` runs 1,000
+programs of 50 steps instead of 100.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis as redis_py
+from factories import DAY_MS, HOUR_MS, age, idempotency, new_job
+from hypothesis import HealthCheck, Phase
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from store_model import StoreModel
+
+from coatcheck import keys
+from coatcheck.audit import audit
+from coatcheck.claims import Beat, BeatAnswer, ClaimRequest, Completion, Event, NewJob, Outcome
+from coatcheck.embedded_redis import embedded_redis
+from coatcheck.errors import (
+    CoatcheckError,
+    IdempotencyMismatch,
+    JobFinished,
+    JobNotFound,
+    QueueFull,
+    TooManyOpenJobs,
+    VersionSuspended,
+)
+from coatcheck.jobs import Kind, Status
+from coatcheck.store import JobStore
+
+PROGRAMS = {"deep": 1000, "short": 10}.get(os.environ.get("HYPOTHESIS_PROFILE", ""), 100)
+STEPS = 50
+VERSIONS = ("1" * 64, "2" * 64)
+QUEUES = (*(f"predict:{version}" for version in VERSIONS), "train")
+WORKERS = ("predict@host-1/1", "predict@host-1/11")
+MOST_WAITING, MOST_OPEN, MOST_TRIES = 6, 9, 2
+
+# Every duration below is a multiple of ten seconds (one of five): what a program itself takes never decides.
+ADVANCES = [10_000, 10_000, 30_000, 70_000, 610_000, HOUR_MS, DAY_MS + 10_000]
+# Of a job's tokens the newest, mostly; or an older one.
+STALE = st.sampled_from([0, 0, 0, 0, 1, 2])
+PICK = st.integers(0, 9)
+
+
+def rule_with_jobs(**strategies: Any) -> Any:
+    """A rule that needs a job whose record is kept."""
+
+    def decorate(function: Any) -> Any:
+        some = precondition(lambda self: any(not job.deleted for job in self.model.jobs.values()))
+        return some(rule(**strategies)(function))
+
+    return decorate
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Each rule makes one call and says what it must answer."""
+
+    client: Any
+    store: JobStore
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client.flushall()
+        self.model = StoreModel()
+
+    def order(self, name: str) -> list[str]:
+        return [member.decode() for member in self.client.zrange(keys.PREFIX + name, 0, -1)]
+
+    # -- accepting ---------------------------------------------------------------------------------------------
+
+    @rule(
+        account=st.sampled_from(["ann", "ann", "bob"]),
+        queue=st.sampled_from([QUEUES[0], *QUEUES]),
+        key=st.sampled_from(["", "", "k"]),
+        body=st.sampled_from(["a", "b"]),
+        webhook=st.sampled_from([None, "", "start", "start,completed"]),
+        rows=st.integers(1, 3),
+        ttl_ms=st.sampled_from([DAY_MS, 60_000]),
+        keep_ms=st.sampled_from([DAY_MS, 60_000]),
+        max_attempts=st.sampled_from([3, 2, 1]),
+    )
+    def submit(self, account, queue, key, body, webhook, rows, ttl_ms, keep_ms, max_attempts) -> None:
+        new = new_job(
+            account=account,
+            queue=queue,
+            kind=Kind.TRAINING if queue == "train" else Kind.PREDICTION,
+            version=queue.partition(":")[2] or "3" * 64,
+            idempotency=idempotency(f"{account}-{key}", body) if key else None,
+            webhook="https://example.test/hook" if webhook is not None else "",
+            webhook_events=webhook or "",
+            wait_channel="web-1" if rows == 1 else "",
+            rows=rows,
+            queue_ttl_ms=ttl_ms,
+            keep_ms=keep_ms,
+            max_attempts=max_attempts,
+        )
+        refusal = self.refusal(new)
+        if refusal is not None:
+            with pytest.raises(refusal):
+                self.store.submit(new)
+            return
+        accepted = self.store.submit(new)
+        before = self.model.key_used(new)
+        if before is not None:
+            assert (accepted.id, accepted.created) == (before[0], False)
+        else:
+            assert (accepted.id, accepted.created) == (new.id, True)
+            self.model.accept(new)
+
+    def refusal(self, new: NewJob) -> type[CoatcheckError] | None:
+        before = self.model.key_used(new)
+        if before is not None:
+            return IdempotencyMismatch if new.idempotency and before[1] != new.idempotency.fingerprint else None
+        if new.version in self.model.suspended:
+            return VersionSuspended
+        if len(self.model.waiting(new.queue)) >= MOST_WAITING:
+            return QueueFull
+        return TooManyOpenJobs if self.model.open_of(new.account) >= MOST_OPEN else None
+
+    @rule_with_jobs(number=PICK)
+    def cancel(self, number) -> None:
+        job = self.model.pick(number)
+        if job.status in ("succeeded", "failed", "expired"):
+            with pytest.raises(JobFinished):
+                self.store.cancel(job.new.id)
+            return
+        if job.status == "queued":
+            self.model.finish(job, "canceled")
+        job.canceling = job.canceling or job.held
+        assert self.store.cancel(job.new.id) == (Status.CANCELING if job.held else Status.CANCELED)
+
+    # -- working -----------------------------------------------------------------------------------------------
+
+    @rule(
+        kind=st.sampled_from(["predict", "predict", "predict", "train"]),
+        named=st.sampled_from(["", "", QUEUES[0], QUEUES[1]]),
+        worker=st.sampled_from(WORKERS),
+        lease_ms=st.sampled_from([10_000, 30_000]),
+        most_rows=st.integers(1, 8),
+        solo_first=st.booleans(),
+    )
+    def claim(self, kind, named, worker, lease_ms, most_rows, solo_first) -> None:
+        self.claim_of(kind, "" if kind == "train" else named, worker, lease_ms, most_rows, solo_first)
+
+    @rule(kind=st.sampled_from(["predict", "predict", "train"]))
+    def claim_what_waits_longest(self, kind) -> None:
+        self.claim_of(kind, "", WORKERS[0], 10_000, 8, True)
+
+    def claim_of(self, kind, named, worker, lease_ms, most_rows, solo_first) -> None:
+        order = {queue: {lane: self.order(f"{lane}:{queue}") for lane in ("ready", "solo")} for queue in QUEUES}
+        busy = self.order(f"busy:{kind}")
+        due = [member for member in self.order("delayed") if self.model.jobs[member].due <= self.model.now]
+        self.model.promote()
+        for member in sorted(due):
+            order[self.model.jobs[member].new.queue]["solo"].append(member)
+        busy += sorted({self.model.jobs[member].new.queue for member in due} - set(busy))
+        queue = named or next((queue for queue in busy if queue.startswith(kind)), "")
+        lanes = ("solo", "ready") if solo_first else ("ready", "solo")
+        wanted = self.model.claim(order[queue], lanes, most_rows) if queue else []
+        reply = self.store.claim(
+            ClaimRequest(
+                kind=kind, worker=worker, lease_ms=lease_ms, queue=named, most_rows=most_rows, solo_first=solo_first
+            )
+        )
+        assert reply.queue == queue
+        assert [claimed.id for claimed in reply.jobs] == [job.new.id for job in wanted]
+        for claimed, job in zip(reply.jobs, wanted, strict=True):
+            assert claimed.token not in job.tokens
+            self.model.start(job, claimed.token, worker, lease_ms)
+            assert (int(claimed.token.partition(":")[0]), claimed.attempt) == (job.fence, job.attempts)
+            assert (claimed.input, claimed.rows) == (job.new.input, job.new.rows)
+        assert queue not in reply.other_queues
+
+    @rule_with_jobs(number=PICK, stale=STALE, status=st.sampled_from([Status.SUCCEEDED, Status.FAILED]))
+    def complete(self, number, stale, status) -> None:
+        job = self.model.pick(number)
+        token = job.token(stale)
+        wanted = self.model.report(job, token)
+        if wanted is Outcome.DONE:
+            self.model.finish(job, "canceled" if job.canceling else str(status))
+        answer = self.store.complete(
+            Completion(id=job.new.id, token=token, status=status, output=b"{}", events=(Event(name="log", data="end"),))
+        )
+        assert answer.outcome is wanted
+        assert str(answer.status) == job.status
+
+    @rule_with_jobs(number=PICK, stale=STALE, backoff_ms=st.sampled_from([0, 10_000, 60_000]))
+    def retry(self, number, stale, backoff_ms) -> None:
+        job = self.model.pick(number)
+        token = job.token(stale)
+        wanted = self.model.report(job, token)
+        if wanted is Outcome.DONE:
+            self.model.retry(job, backoff_ms)
+        answer = self.store.retry(job.new.id, token, code="passing", error="It will pass.", backoff_ms=backoff_ms)
+        assert answer.outcome is wanted
+        assert str(answer.status) == job.status
+
+    @rule_with_jobs(number=PICK, stale=STALE, says=st.booleans(), lease_ms=st.sampled_from([10_000, 30_000]))
+    def heartbeat(self, number, stale, says, lease_ms) -> None:
+        job = self.model.pick(number)
+        token = job.token(stale)
+        beat = Beat(id=job.new.id, token=token, progress="1" * says, events=(Event(name="log", data="x"),) * says)
+        wanted = BeatAnswer.LOST
+        if job.held and job.tokens[-1] == token:
+            wanted = BeatAnswer.CANCEL if job.canceling else BeatAnswer.GO_ON
+            job.lease_until = self.model.now + lease_ms
+        assert self.store.heartbeat([beat], lease_ms) == [wanted]
+
+    @rule_with_jobs(numbers=st.lists(PICK, min_size=1, max_size=3), stale=STALE)
+    def release(self, numbers, stale) -> None:
+        chosen = {job.new.id: job for job in map(self.model.pick, numbers)}
+        claims = [(job_id, job.token(stale)) for job_id, job in chosen.items()]
+        held = [job for job in chosen.values() if job.held and job.tokens[-1] == job.token(stale)]
+        for job in held:
+            self.model.give_back(job)
+        assert self.store.release(claims) == len(held)
+
+    @rule(worker=st.sampled_from(WORKERS), hold=st.integers(0, 2))
+    def release_unheld(self, worker, hold) -> None:
+        mine = [job for job in self.model.jobs.values() if job.held and job.worker == worker]
+        for job in mine[hold:]:
+            self.model.give_back(job)
+        assert self.store.release_unheld(worker, [job.tokens[-1] for job in mine[:hold]]) == len(mine[hold:])
+
+    # -- losing ------------------------------------------------------------------------------------------------
+
+    @rule(worker=st.sampled_from([*WORKERS, "predict@host-1/"]))
+    def expire_worker(self, worker) -> None:
+        lost = [job for job in self.model.jobs.values() if job.held and job.worker.startswith(worker)]
+        for job in lost:
+            self.model.lose(job)
+        assert self.store.expire_worker(worker) == len(lost)
+
+    @rule()
+    def sweep(self) -> None:
+        jobs = self.model.jobs.values()
+        lost = [job for job in jobs if job.held and job.lease_until <= self.model.now]
+        for job in lost:
+            self.model.lose(job)
+        late = [job for job in jobs if job.status == "queued" and job.expires <= self.model.now]
+        for job in late:
+            self.model.finish(job, "expired")
+        assert self.store.sweep() == (len(lost), len(late), self.model.promote())
+
+    @rule(milliseconds=st.sampled_from(ADVANCES), swept=st.booleans())
+    def time_passes(self, milliseconds, swept) -> None:
+        age(self.client, milliseconds)
+        self.model.now += milliseconds
+        for job in self.model.jobs.values():
+            job.final = None  # the times in ended records were moved as well
+        if swept:
+            self.sweep()
+
+    @rule(pressure=st.booleans())
+    def gc(self, pressure) -> None:
+        over = self.model.gc(pressure=pressure)
+        assert {entry[0] for entry in self.store.gc(pressure=pressure)} == over
+
+    # -- telling -----------------------------------------------------------------------------------------------
+
+    @rule(limit=st.integers(1, 3))
+    def outbox_lease(self, limit) -> None:
+        due = {event for event, told in self.model.outbox.items() if told.due <= self.model.now}
+        rows = self.store.outbox_lease(limit, 60_000)
+        assert {row[0] for row in rows} <= due
+        assert len(rows) == min(limit, len(due))
+        for event, token, job_id, url, status, tries, _time in rows:
+            told = self.model.outbox[event]
+            job = self.model.jobs[told.job_id]
+            assert (job_id, url, status, int(tries)) == (job.new.id, job.new.webhook, job.status, told.tries)
+            told.token, told.due = token, self.model.now + 60_000
+
+    @precondition(lambda self: bool(self.model.outbox))
+    @rule(number=PICK, stale=st.booleans(), delivered=st.booleans())
+    def outbox_report(self, number, stale, delivered) -> None:
+        event, told = list(self.model.outbox.items())[number % len(self.model.outbox)]
+        held = bool(told.token) and not stale
+        token = told.token if held else "0:never"
+        if delivered:
+            assert self.store.outbox_ack(event, token) == held
+        else:
+            assert self.store.outbox_nack(event, token, next_ms=30_000, max_tries=MOST_TRIES) == held
+        if held and (delivered or told.tries + 1 >= MOST_TRIES):
+            self.model.jobs[told.job_id].webhook = "delivered" if delivered else "failed"
+            del self.model.outbox[event]
+        elif held:
+            told.tries, told.token, told.due = told.tries + 1, "", self.model.now + 30_000
+
+    # -- what changes little -----------------------------------------------------------------------------------
+
+    @rule(
+        what=st.sampled_from(["tick", "flush scripts", "unknown", "resume", "resume"]),
+        version=st.sampled_from(VERSIONS),
+    )
+    def housekeeping(self, what, version) -> None:
+        if what == "tick":
+            for kind in ("predict", "train"):
+                queues = [queue for queue in QUEUES if queue.startswith(kind) and self.model.waiting(queue)]
+                assert self.store.tick(kind) == len(queues)
+                assert all(self.client.exists(keys.bell(queue)) for queue in queues)
+        elif what == "flush scripts":
+            self.client.script_flush()
+        elif what == "unknown":
+            with pytest.raises(JobNotFound):
+                self.store.cancel("c" + "0" * 26)
+            assert self.store.repair("c" + "0" * 26) == ""
+        else:
+            assert self.store.resume_version(version) == (version in self.model.suspended)
+            self.model.suspended.discard(version)
+            self.model.poison.pop(version, None)
+
+    @rule_with_jobs(number=PICK, what=st.sampled_from(["submit again", "watch", "follow", "repair"]))
+    def look_after_one(self, number, what) -> None:
+        job = self.model.pick(number)
+        if what == "submit again":  # as after a lost reply
+            accepted = self.store.submit(job.new)
+            assert (accepted.id, accepted.created) == (job.new.id, True)
+        elif what == "repair":
+            assert self.store.repair(job.new.id) == job.status
+            if job.held:
+                job.lease_until = self.model.now
+        else:
+            assert str(self.store.watch(job.new.id, "web-1", follow=what == "follow")) == job.status
+
+    # -- after each step ---------------------------------------------------------------------------------------
+
+    @invariant()
+    def auditor_finds_nothing(self) -> None:
+        assert audit(self.store) == []
+
+    @invariant()
+    def records_are_the_models(self) -> None:
+        pipeline = self.client.pipeline(transaction=False)
+        for job_id in self.model.jobs:
+            pipeline.hgetall(keys.job(job_id))
+        for (job_id, job), record in zip(self.model.jobs.items(), pipeline.execute(), strict=True):
+            if job.deleted:
+                assert not record
+                tomb = self.store.tombstone(job_id)
+                assert tomb is not None
+                assert (tomb[0], tomb[2]) == (job.status, job.new.account)
+                continue
+            told = (record[b"st"].decode(), b"cancel" in record, int(record[b"att"]), int(record[b"fence"]))
+            assert told == (job.status, job.canceling, job.attempts, job.fence)
+            assert record.get(b"wh_st", b"").decode() == job.webhook
+            if not job.open:
+                final = {name: value for name, value in record.items() if name != b"wh_st"}
+                assert job.final in (None, final), "an ended record changed"
+                job.final = final
+
+    @invariant()
+    def queues_hold_what_they_should(self) -> None:
+        members = self.model.places(QUEUES)
+        pipeline = self.client.pipeline(transaction=False)
+        for name in members:
+            pipeline.zrange(keys.PREFIX + name, 0, -1, withscores=True)
+        found: dict[str, list[tuple[bytes, float]]] = dict(zip(members, pipeline.execute(), strict=True))
+        assert {name: {member.decode() for member, _ in rows} for name, rows in found.items()} == members
+        for kind in ("predict", "train"):
+            for queue, since in found[f"busy:{kind}"]:
+                oldest = min(score for lane in ("ready", "solo") for _, score in found[f"{lane}:{queue.decode()}"])
+                assert since == oldest
+
+    @invariant()
+    def counters_add_up(self) -> None:
+        counted = {name.decode(): int(value) for name, value in self.client.hgetall(keys.COUNTERS).items()}
+        assert counted == {name: value for name, value in self.model.counts.items() if value}
+        open_jobs = Counter(job.new.account for job in self.model.jobs.values() if job.open)
+        assert {name.decode(): int(value) for name, value in self.client.hgetall(keys.OPEN_JOBS).items()} == open_jobs
+        gates = {name.decode() for name in self.client.hkeys(keys.GATES)}
+        assert gates == {f"version:{version}" for version in self.model.suspended}
+
+
+@pytest.fixture(scope="module")
+def swift_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis_py.Redis]:
+    """A server that does not sync its file: durability is not what these programs test."""
+    folder = tmp_path_factory.mktemp("machine")
+    with (
+        embedded_redis(folder, memory_bytes=256 * 1024**2, appendfsync="no") as url,
+        redis_py.Redis.from_url(url) as client,
+    ):
+        yield client
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_random_programs_keep_every_promise(swift_client: redis_py.Redis) -> None:
+    store = JobStore(swift_client, max_queue_depth=MOST_WAITING, max_open_jobs=MOST_OPEN)
+    machine: Any = type("Machine", (StoreMachine,), {"client": swift_client, "store": store})
+    run_state_machine_as_test(
+        machine,
+        settings=hypothesis_settings(
+            max_examples=PROGRAMS,
+            stateful_step_count=STEPS,
+            deadline=None,
+            database=None,
+            phases=(Phase.generate, Phase.shrink),
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

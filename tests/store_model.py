@@ -1,0 +1,219 @@
+"""What the job store must hold after any sequence of transitions: its rules once more, in plain Python.
+
+Used by the Hypothesis machine. Knows no Redis; time is a number that only the machine moves.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from coatcheck.claims import NewJob, Outcome
+
+YOUNGEST_MS = 600_000
+POISON_JOBS = 3
+EVENT_MS = 76 * 3_600_000
+
+
+@dataclass
+class Model:
+    """What one job must be."""
+
+    new: NewJob
+    expires: int
+    status: str = "queued"
+    lane: str = "ready"
+    canceling: bool = False
+    attempts: int = 0
+    fence: int = 0
+    tokens: list[str] = field(default_factory=list)
+    #: The token whose report was heard last, until the next claim.
+    heard: str = ""
+    worker: str = ""
+    lease_until: int = 0
+    due: int = 0
+    ended: int = 0
+    deleted: bool = False
+    webhook: str = ""
+    #: The whole record as it ended.
+    final: dict[bytes, bytes] | None = None
+
+    @property
+    def held(self) -> bool:
+        return self.status == "running"
+
+    @property
+    def open(self) -> bool:
+        return self.status in ("queued", "running")
+
+    def token(self, stale: int) -> str:
+        """The newest token, or an older one, or one that never was."""
+        known = self.tokens[: len(self.tokens) - stale]
+        return known[-1] if known else "0:never"
+
+
+@dataclass
+class Told:
+    """An event in the outbox."""
+
+    job_id: str
+    due: int
+    token: str = ""
+    tries: int = 0
+
+
+class StoreModel:
+    """Jobs, keys, events and counters as they must be; each method is one of the core's rules."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.jobs: dict[str, Model] = {}
+        #: Idempotency digest -> (job id, fingerprint, until).
+        self.keys: dict[str, tuple[str, str, int]] = {}
+        self.outbox: dict[str, Told] = {}
+        self.poison: dict[str, list[int]] = {}
+        self.suspended: set[str] = set()
+        self.counts: Counter[str] = Counter()
+
+    def pick(self, number: int) -> Model:
+        """One of the kept jobs; small numbers mean those that are held, or else open."""
+        kept = [job for job in self.jobs.values() if not job.deleted]
+        kept.sort(key=lambda job: (not job.held, not job.open))
+        return kept[number % len(kept)]
+
+    def accept(self, new: NewJob) -> None:
+        self.jobs[new.id] = Model(new, self.now + new.queue_ttl_ms)
+        self.counts["submitted"] += 1
+        if new.idempotency:
+            until = self.now + 72 * 3_600_000
+            self.keys[new.idempotency.digest] = (new.id, new.idempotency.fingerprint, until)
+
+    def key_used(self, new: NewJob) -> tuple[str, str, int] | None:
+        before = self.keys.get(new.idempotency.digest) if new.idempotency else None
+        return before if before and before[2] > self.now else None
+
+    def waiting(self, queue: str, lanes: tuple[str, ...] = ("ready", "solo")) -> list[Model]:
+        return [job for job in self.jobs.values() if job.new.queue == queue and job.lane in lanes]
+
+    def open_of(self, account: str) -> int:
+        return sum(job.open and job.new.account == account for job in self.jobs.values())
+
+    def promote(self) -> int:
+        due = [job for job in self.jobs.values() if job.lane == "delayed" and job.due <= self.now]
+        for job in due:
+            job.lane = "solo"
+        return len(due)
+
+    def claim(self, order: dict[str, list[str]], lanes: tuple[str, str], most_rows: int) -> list[Model]:
+        """Whom a claim takes from lanes in this order; expires those it finds too old."""
+        wanted: list[Model] = []
+        for lane in lanes:
+            most, rows = (1 if lane == "solo" else most_rows), 0
+            while not wanted and (group := order[lane][:most]):
+                for member in group:
+                    job = self.jobs[member]
+                    if wanted and rows + job.new.rows > most_rows:
+                        break
+                    order[lane].remove(member)
+                    if job.expires <= self.now:
+                        self.finish(job, "expired")
+                    else:
+                        rows += job.new.rows
+                        wanted.append(job)
+        return wanted
+
+    def start(self, job: Model, token: str, worker: str, lease_ms: int) -> None:
+        job.fence, job.attempts = job.fence + 1, job.attempts + 1
+        job.status, job.lane, job.worker, job.lease_until = "running", "", worker, self.now + lease_ms
+        job.heard = ""
+        job.tokens.append(token)
+
+    def report(self, job: Model, token: str) -> Outcome:
+        """How a report with this token must be taken; a heard one is remembered."""
+        if job.heard == token:
+            return Outcome.REPEATED
+        if job.held and job.tokens[-1] == token:
+            job.heard = token
+            return Outcome.DONE
+        self.counts["fenced"] += 1
+        return Outcome.FENCED
+
+    def finish(self, job: Model, status: str) -> None:
+        job.status, job.lane, job.ended = status, "", self.now
+        self.counts[f"term:{status}"] += 1
+        if job.new.webhook and job.new.webhook_events in ("", "start,completed"):
+            self.outbox[f"evt_{job.new.id}_completed"] = Told(job.new.id, self.now)
+            job.webhook = "pending"
+
+    def requeue(self, job: Model, lane: str, due: int = 0) -> None:
+        job.status, job.lane, job.due = "queued", lane, due
+        job.expires = self.now + job.new.queue_ttl_ms
+
+    def retry(self, job: Model, backoff_ms: int) -> None:
+        if job.canceling:
+            self.finish(job, "canceled")
+        elif job.attempts >= job.new.max_attempts:
+            self.finish(job, "failed")
+        else:
+            self.requeue(job, "delayed", self.now + backoff_ms)
+
+    def lose(self, job: Model) -> None:
+        self.counts["lease_lost"] += 1
+        if job.canceling:
+            self.finish(job, "canceled")
+        elif job.attempts >= job.new.max_attempts:
+            self.finish(job, "failed")
+            self._count_poison(job)
+        elif job.attempts == 1:
+            self.requeue(job, "solo")
+        else:
+            self.requeue(job, "delayed", self.now + 5000 * 2 ** (job.attempts - 2))
+
+    def give_back(self, job: Model) -> None:
+        if job.canceling:
+            self.finish(job, "canceled")
+        else:
+            job.attempts -= 1
+            self.requeue(job, "solo" if job.attempts else "ready")
+
+    def gc(self, *, pressure: bool) -> set[str]:
+        over = {
+            job_id
+            for job_id, job in self.jobs.items()
+            if not job.open
+            and not job.deleted
+            and (job.ended + job.new.keep_ms <= self.now or (pressure and job.ended + YOUNGEST_MS < self.now))
+        }
+        for job_id in over:
+            self.jobs[job_id].deleted = True
+        self.keys = {digest: entry for digest, entry in self.keys.items() if entry[0] not in over}
+        for event, told in list(self.outbox.items()):
+            if told.due <= self.now - EVENT_MS:
+                self.jobs[told.job_id].webhook = "failed"
+                del self.outbox[event]
+        return over
+
+    def places(self, queues: tuple[str, ...]) -> dict[str, set[str]]:
+        """Members of every sorted set."""
+        jobs = self.jobs.items()
+        found = {
+            "delayed": {job_id for job_id, job in jobs if job.lane == "delayed"},
+            "leases": {job_id for job_id, job in jobs if job.held},
+            "ttl": {job_id for job_id, job in jobs if job.status == "queued"},
+            "done": {job_id for job_id, job in jobs if not job.open and not job.deleted},
+            "outbox": set(self.outbox),
+        }
+        for kind in ("predict", "train"):
+            found[f"busy:{kind}"] = {queue for queue in queues if queue.startswith(kind) and self.waiting(queue)}
+        for queue in queues:
+            for lane in ("ready", "solo"):
+                found[f"{lane}:{queue}"] = {job.new.id for job in self.waiting(queue, (lane,))}
+        return found
+
+    def _count_poison(self, job: Model) -> None:
+        if job.new.queue == "train":
+            return
+        recent = [at for at in self.poison.get(job.new.version, []) if at > self.now - YOUNGEST_MS]
+        self.poison[job.new.version] = [*recent, self.now]
+        if len(recent) + 1 >= POISON_JOBS:
+            self.suspended.add(job.new.version)
