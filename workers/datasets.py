@@ -190,11 +190,12 @@ def _table(columns: Columns, options: MlpTraining) -> Dataset:
     usable = _usable(columns, [*names, target], kept)
     rows = np.empty((len(usable), len(names)), np.float32)
     inputs: list[Input] = []
-    for position, name in enumerate(names):
-        found, values = _input(name, columns[name], usable)
-        inputs.append(found)
-        rows[:, position] = values
-    finite = np.isfinite(rows).all(axis=1)  # beyond what 32 bits hold
+    with np.errstate(over="ignore"):  # what 32 bits do not hold becomes infinite, and its row is left out
+        for position, name in enumerate(names):
+            found, values = _input(name, columns[name], usable)
+            inputs.append(found)
+            rows[:, position] = values
+    finite = np.isfinite(rows).all(axis=1)
     task, labels, classes = _labels(columns[target], usable[finite], target, options.task)
     return Dataset(
         task=task, inputs=tuple(inputs), rows=rows[finite], labels=labels, classes=classes, target=target,
@@ -289,8 +290,9 @@ def _images_of_csv(columns: Columns, options: CnnTraining) -> Dataset:
         kept &= ~columns[name].missing
     usable = _usable(columns, [*names, target], kept)
     pixels = np.empty((len(usable), len(names)), np.float32)
-    for position, name in enumerate(names):
-        pixels[:, position] = columns[name].values[usable]
+    with np.errstate(over="ignore"):
+        for position, name in enumerate(names):
+            pixels[:, position] = columns[name].values[usable]
     images = pixels.reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
     _, labels, classes = _labels(columns[target], usable, target, "classification")
     return _images(images, labels, classes, target, columns.rows + columns.bad_lines, bytes_=False)

@@ -1,0 +1,251 @@
+"""Dataset files of every kind a user may send: what is read, and the word each unusable one fails with."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coatcheck.catalog import parse_training_input
+from coatcheck.errors import InvalidInput
+from coatcheck.signature import BooleanInput, CategoryInput, ImageInput, NumberInput
+from workers import npz_arrays
+from workers.datasets import Dataset, load, split
+
+ROWS = "a,label\n" + "1,x\n2,y\n" * 20
+PIXELS = "p0,p1,p2,p3,digit\n" + "0,1,2,16,7\n16,2,1,0,3\n" * 20
+
+
+def read(tmp_path: Path, content: str | bytes, recipe: str = "mlp", **options: object) -> Dataset:
+    path = tmp_path / "dataset"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return load(path, parse_training_input(recipe, {"dataset": "x", **options}))
+
+
+def npz(**arrays: object) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def images(count: int = 40, shape: tuple[int, ...] = (4, 5)) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (count, *shape)).astype(np.uint8)
+
+
+LABELS = np.arange(40) % 4
+
+
+def test_columns_of_numbers_words_and_flags_keep_their_names_and_order(tmp_path):
+    text = "petal length (cm);kind;wild;label\n" + "1;red;true;3.5\n2.5;blue;false;4.25\n" * 20
+    dataset = read(tmp_path, text)
+    assert dataset.inputs == (
+        NumberInput(name="petal length (cm)"),
+        CategoryInput(name="kind", categories=("blue", "red")),
+        BooleanInput(name="wild"),
+    )
+    assert dataset.task == "regression"
+    assert dataset.rows[:2].tolist() == [[1.0, 1.0, 1.0], [2.5, 0.0, 0.0]]
+    assert dataset.labels[:2].tolist() == [[3.5], [4.25]]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_the_usual_ways_to_write_csv_are_read(tmp_path, delimiter, start, newline):
+    dataset = read(tmp_path, start + ROWS.replace(",", delimiter).replace("\n", newline))
+    assert dataset.classes == ("x", "y")
+    assert dataset.rows.shape == (40, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "classes"),
+    [
+        (["cat", "dog"], "classification", ("cat", "dog")),
+        (["true", "false"], "classification", ("false", "true")),
+        (["3", "11"], "classification", ("3", "11")),
+        (["0.5", "1.5"], "regression", ()),
+        ([str(n) for n in range(40)], "regression", ()),
+    ],
+)
+def test_the_task_follows_from_the_target(tmp_path, values, task, classes):
+    text = "a,label\n" + "".join(f"{n},{values[n % len(values)]}\n" for n in range(40))
+    dataset = read(tmp_path, text)
+    assert (dataset.task, dataset.classes) == (task, classes)
+
+
+def test_rows_with_missing_or_infinite_values_are_counted_and_left_out(tmp_path):
+    text = ROWS + ",x\nNA,y\n?,y\ninf,x\n1e300,x\n3,\n4\n5,x,6\n"
+    dataset = read(tmp_path, text)
+    assert (len(dataset.rows), dataset.dropped, dataset.total) == (40, 8, 48)
+
+
+def test_a_few_typing_errors_do_not_make_a_number_column_words(tmp_path):
+    dataset = read(tmp_path, "a,label\n" + "1,x\n2,y\n" * 200_000 + "oops,x\n")
+    assert dataset.inputs == (NumberInput(name="a"),)
+    assert dataset.dropped == 1
+
+
+def test_ids_free_text_and_empty_columns_are_not_used_and_the_reason_is_told(tmp_path):
+    text = ",id,none,a,label\n" + "".join(f"{n},name-{n},,{n % 7},{'xy'[n % 2]}\n" for n in range(60))
+    dataset = read(tmp_path, text)
+    assert [item.name for item in dataset.inputs] == ["a"]
+    assert set(dataset.ignored) == {"column 1", "id", "none"}
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "code"),
+    [
+        ("", {}, "empty_file"),
+        ("\n\n  \n", {}, "empty_file"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0", {}, "not_a_csv"),
+        (b"\xe9t\xe9,label\n1,x\n", {}, "not_a_csv"),
+        (b"\xff\xfea\0,\0b\0", {}, "not_a_csv"),
+        (npz(images=images(), labels=LABELS), {}, "not_a_csv"),
+        ("a\n" + "b,c,d\n" * 30, {"target": "a"}, "not_a_csv"),
+        ("a,label\n", {}, "no_usable_rows"),
+        ("a,b,label\n" + "1,,x\n,2,y\n" * 20, {}, "no_usable_rows"),
+        ("a,b\n" + "1,2\n" * 30, {}, "target_missing"),
+        (ROWS, {"target": "kind"}, "target_missing"),
+        ("a,label\n" + "1,x\n" * 30, {}, "one_class_only"),
+        ("a,label\n" + "1,5\n2,5\n" * 30, {"task": "regression"}, "one_value_only"),
+        (ROWS, {"task": "regression"}, "target_not_numbers"),
+        ("label\n" + "x\ny\n" * 30, {}, "no_input_columns"),
+        ("a,a,label\n" + "1,2,x\n" * 30, {}, "duplicate_column"),
+        ("a,label\n1,x\n2,y\n", {}, "too_few_rows"),
+        (ROWS + "3,z\n", {}, "class_too_small"),
+        ("a,label\n" + "".join(f"1,c{n}\n" for n in range(1500)), {}, "too_many_classes"),
+    ],
+)
+def test_a_table_that_cannot_be_trained_on_fails_with_a_word_and_a_sentence(tmp_path, content, options, code):
+    with pytest.raises(InvalidInput) as refused:
+        read(tmp_path, content, **options)
+    assert refused.value.code == code
+    assert len(str(refused.value)) > 20
+
+
+def test_pixels_in_columns_become_images(tmp_path):
+    dataset = read(tmp_path, PIXELS, "cnn", target="digit", image_shape=[2, 2])
+    assert dataset.rows.shape == (40, 1, 2, 2)
+    assert dataset.rows[0, 0].tolist() == [[0, 1], [2, 16]]
+    assert dataset.inputs == (ImageInput(name="image", channels=1, height=2, width=2, low=0.0, high=16.0),)
+    assert dataset.classes == ("3", "7")
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "code"),
+    [
+        (PIXELS, {"target": "digit"}, "image_shape_missing"),
+        (PIXELS, {"target": "digit", "image_shape": [2, 3]}, "shape_mismatch"),
+        (PIXELS.replace("16", "dark"), {"target": "digit", "image_shape": [2, 2]}, "not_numbers"),
+        (npz(images=images()), {}, "target_missing"),
+        (npz(labels=LABELS), {}, "images_missing"),
+        (npz(images=images(), labels=LABELS[:7]), {}, "shape_mismatch"),
+        (npz(images=images(40, (7,)), labels=LABELS), {}, "shape_mismatch"),
+        (npz(images=images(40, (2, 3, 4, 5)), labels=LABELS), {}, "shape_mismatch"),
+        (npz(images=images(), labels=LABELS), {"image_shape": [9, 9]}, "shape_mismatch"),
+        (npz(images=images().astype(str), labels=LABELS), {}, "not_numbers"),
+        (npz(images=np.full((40, 4, 5), np.nan), labels=LABELS), {}, "no_usable_rows"),
+        (npz(images=images(), labels=np.array([None] * 40)), {}, "not_an_npz"),
+        (npz(images=images(), labels=LABELS)[:-40], {}, "not_an_npz"),
+        (b"PK\x03\x04 and then something else", {}, "not_an_npz"),
+    ],
+)
+def test_images_that_cannot_be_trained_on_fail_with_a_word_and_a_sentence(tmp_path, content, options, code):
+    with pytest.raises(InvalidInput) as refused:
+        read(tmp_path, content, "cnn", **options)
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels"), [((4, 5), 1), ((4, 5, 1), 1), ((4, 5, 3), 3), ((3, 4, 5), 3), ((1, 4, 5), 1)]
+)
+def test_npz_images_of_every_layout_are_read(tmp_path, shape, channels):
+    dataset = read(tmp_path, npz(images=images(40, shape), labels=LABELS.astype(str)), "cnn")
+    assert dataset.rows.shape == (40, channels, 4, 5)
+    assert dataset.inputs[0].high == 255.0, "bytes always mean 0 to 255"
+
+
+def test_npz_arrays_may_be_written_in_any_byte_order(tmp_path):
+    turned = np.asfortranarray(images().astype(">f4"))
+    a = read(tmp_path, npz(images=turned, labels=LABELS), "cnn")
+    b = read(tmp_path, npz(x=images().astype(np.float32), y=LABELS), "cnn")
+    assert np.array_equal(a.rows, b.rows)
+
+
+def member(header: bytes, data: bytes = b"", version: int = 1) -> bytes:
+    size = struct.pack("<H" if version == 1 else "<I", len(header))
+    return b"\x93NUMPY" + bytes([version, 0]) + size + header + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        member(b"{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", b"\x80\x04."),
+        member(b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,)}"),
+        member(b"{'descr': '<f8', 'fortran_order': False, 'shape': (-1,)}"),
+        member(b"{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (1,)}", b"\0" * 8),
+        member(b"__import__('os').system('true')"),
+        member(b"[" * 5000),
+        member(b"{}"),
+        member(b" " * 20000, version=2),
+        b"\x93NUMPY",
+        b"hello",
+        b"",
+    ],
+)
+def test_hostile_arrays_are_refused_without_being_run_or_allocated(tmp_path, content):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("images.npy", content)
+    with pytest.raises(InvalidInput) as refused:
+        read(tmp_path, buffer.getvalue(), "cnn")
+    assert refused.value.code == "not_an_npz"
+
+
+def test_a_zip_bomb_is_refused_by_its_declared_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(npz_arrays, "MAX_BYTES", 10_000)
+    with pytest.raises(InvalidInput) as refused:
+        read(tmp_path, npz(images=np.zeros((100, 20, 20)), labels=np.zeros(100)), "cnn")
+    assert refused.value.code == "too_large"
+
+
+def test_a_flipped_bit_never_breaks_the_reader(tmp_path):
+    whole = npz(images=images(), labels=LABELS)
+    generator = np.random.default_rng(1)
+    for position in generator.integers(0, len(whole), 60):
+        content = bytearray(whole)
+        content[position] ^= 1 << int(generator.integers(8))
+        try:
+            dataset = read(tmp_path, bytes(content), "cnn")
+        except InvalidInput as error:
+            refused = error.code
+            assert refused != "invalid_input"
+        else:
+            assert len(dataset.rows) <= 40
+
+
+def test_the_split_keeps_class_shares_and_is_the_same_for_the_same_seed(tmp_path):
+    text = "a,label\n" + "".join(f"{n},{'rare' if n % 10 == 0 else 'usual'}\n" for n in range(400))
+    options = parse_training_input("mlp", {"dataset": "x", "seed": 5})
+    dataset = read(tmp_path, text)
+    parts = split(dataset, options)
+    again = split(dataset, options)
+    for name, count in (("train", 280), ("validation", 40), ("test", 80)):
+        part = getattr(parts, name)
+        assert len(part) == count
+        assert (dataset.labels[part] == 0).mean() == pytest.approx(0.1, abs=0.02)
+        assert np.array_equal(part, getattr(again, name))
+    together = np.concatenate([parts.train, parts.validation, parts.test])
+    assert sorted(together.tolist()) == list(range(400))
+
+
+def test_fractions_that_leave_a_part_without_a_class_are_refused(tmp_path):
+    text = "a,label\n" + "".join(f"{n},c{n % 10}\n" for n in range(40))
+    options = parse_training_input("mlp", {"dataset": "x", "test_fraction": 0.02})
+    with pytest.raises(InvalidInput) as refused:
+        split(read(tmp_path, text), options)
+    assert refused.value.code == "too_few_rows"
