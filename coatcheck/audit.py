@@ -1,4 +1,4 @@
-"""The auditor: walks all records in slices and checks the invariants I1 to I7; repairs one job a script.
+"""The auditor: walks all records in slices and checks the invariants I1 to I8; repairs one job a script.
 
 Reads only, unless told to repair. While jobs move, sums over slices are approximate: per-job checks stay exact.
 """
@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, cast
 
 from coatcheck import keys
 from coatcheck.store import JobStore
@@ -19,11 +18,12 @@ SLICE = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
-    """One broken invariant; `id` is a job id, an account or empty."""
+    """One broken invariant; `id` is a job id or empty, `place` a sorted set that should not have it."""
 
     invariant: str
     id: str
     detail: str
+    place: str = ""
 
 
 def audit(store: JobStore, *, repair: bool = False) -> list[Violation]:
@@ -32,81 +32,130 @@ def audit(store: JobStore, *, repair: bool = False) -> list[Violation]:
     Returns:
         The violations found, before repair.
     """
-    violations: list[Violation] = []
+    found = _look(store)
+    if repair:
+        for violation in found.jobs:
+            store.repair(violation.id, violation.place)
+        if found.sums:
+            (_look(store) if found.jobs else found).totals.correct(store)
+    return found.jobs + found.sums
+
+
+def _look(store: JobStore) -> _Found:
+    before = _Counters.read(store)
     statuses: Counter[str] = Counter()
     open_jobs: Counter[str] = Counter()
+    violations: list[Violation] = []
     for ids in _slices(_job_ids(store)):
         for job_id, status, account, _kind, bad in store.audit(ids):
             statuses[status] += 1
             if status in ("queued", "running"):
                 open_jobs[account] += 1
             violations += [Violation(invariant=line[:2], id=job_id, detail=line[3:]) for line in bad]
-    violations += _strays(store)
-    totals = _totals(store, statuses, open_jobs)
-    if repair:
-        for job_id in {violation.id for violation in violations if violation.id}:
-            store.repair(job_id)
-        if totals:
-            _recount(store)
-    return violations + totals
+    violations += _strays(store) + _forgotten_queues(store)
+    counters = _Counters.read(store)
+    # What came and went meanwhile was seen or not: sums may be off by as much.
+    moved = counters.submitted - before.submitted + counters.ended - before.ended
+    totals = _Totals(
+        submitted=statuses["queued"] + statuses["running"] + counters.ended - counters.submitted,
+        open_jobs={
+            account: open_jobs[account] - counters.open_jobs[account] for account in {*open_jobs, *counters.open_jobs}
+        },
+    )
+    return _Found(jobs=violations, totals=totals, sums=totals.violations(moved))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Counters:
+    submitted: int
+    ended: int
+    open_jobs: Counter[str]
+
+    @classmethod
+    def read(cls, store: JobStore) -> _Counters:
+        pipeline = store.client.pipeline(transaction=True)
+        pipeline.hgetall(keys.COUNTERS)
+        pipeline.hgetall(keys.OPEN_JOBS)
+        counted, open_jobs = pipeline.execute()
+        return cls(
+            submitted=int(counted.get(b"submitted", 0)),
+            ended=sum(int(value) for name, value in counted.items() if name.startswith(b"term:")),
+            open_jobs=Counter({name.decode(): int(value) for name, value in open_jobs.items()}),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Totals:
+    """By how much each counter is too low."""
+
+    submitted: int
+    open_jobs: dict[str, int]
+
+    def violations(self, tolerance: int) -> list[Violation]:
+        found = []
+        if abs(self.submitted) > tolerance:
+            detail = f"{self.submitted:+d} jobs, against the counters of submitted and ended ones"
+            found.append(Violation(invariant="I5", id="", detail=detail))
+        for account, error in self.open_jobs.items():
+            if abs(error) > tolerance:
+                detail = f"account {account} has {error:+d} open jobs, against its counter"
+                found.append(Violation(invariant="I7", id="", detail=detail))
+        return found
+
+    def correct(self, store: JobStore) -> None:
+        """By increments, so that what changes meanwhile is not undone."""
+        pipeline = store.client.pipeline(transaction=True)
+        pipeline.hincrby(keys.COUNTERS, "submitted", self.submitted)
+        for account, error in self.open_jobs.items():
+            pipeline.hincrby(keys.OPEN_JOBS, account, error)
+        pipeline.execute()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    jobs: list[Violation]
+    totals: _Totals
+    sums: list[Violation]
 
 
 def _job_ids(store: JobStore) -> Iterator[str]:
     prefix = keys.job("")
+    seen: set[bytes] = set()  # SCAN may tell a key twice
     for name in store.client.scan_iter(match=_pattern(prefix), count=SLICE):
-        yield name.decode().removeprefix(prefix)
+        if name not in seen:
+            seen.add(name)
+            yield name.decode().removeprefix(prefix)
+
+
+def _lanes(store: JobStore) -> Iterator[tuple[str, str]]:
+    for prefix in (keys.ready(""), keys.solo("")):
+        for name in store.client.scan_iter(match=_pattern(prefix), count=SLICE):
+            yield name.decode(), name.decode().removeprefix(prefix)
 
 
 def _strays(store: JobStore) -> list[Violation]:
+    """Members of sets whose record is gone or names another queue."""
     found = []
-    sets = [keys.LEASES, keys.DELAYED, keys.DONE]
-    for pattern in (keys.ready(""), keys.solo("")):
-        sets += [name.decode() for name in store.client.scan_iter(match=_pattern(pattern), count=SLICE)]
-    for name in sets:
+    for name, queue in [(keys.LEASES, ""), (keys.DELAYED, ""), (keys.DONE, ""), (keys.DEADLINES, ""), *_lanes(store)]:
         for members in _slices(member.decode() for member, _ in store.client.zscan_iter(name, count=SLICE)):
             pipeline = store.client.pipeline(transaction=False)
             for member in members:
-                pipeline.exists(keys.job(member))
-            for member, exists in zip(members, pipeline.execute(), strict=True):
-                if not exists:
-                    found.append(Violation(invariant="I1", id=member, detail=f"no record, but in {name}"))
+                pipeline.hget(keys.job(member), "k")
+            for member, known in zip(members, pipeline.execute(), strict=True):
+                if known is None or (queue and known.decode() != queue):
+                    detail = f"{'another queue' if known else 'no record'}, but in {name.removeprefix(keys.PREFIX)}"
+                    found.append(Violation(invariant="I1", id=member, detail=detail, place=name))
     return found
 
 
-def _totals(store: JobStore, statuses: Counter[str], open_jobs: Counter[str]) -> list[Violation]:
-    counters = cast(dict[bytes, bytes], store.client.hgetall(keys.COUNTERS))
-    submitted = int(counters.get(b"submitted", 0))
-    ended = sum(int(value) for name, value in counters.items() if name.startswith(b"term:"))
-    still_open = statuses["queued"] + statuses["running"]
+def _forgotten_queues(store: JobStore) -> list[Violation]:
+    """Queues with jobs that no worker would look at."""
     found = []
-    if submitted != still_open + ended:
-        detail = f"{submitted} submitted, but {still_open} open and {ended} ended"
-        found.append(Violation(invariant="I5", id="", detail=detail))
-    counted = cast(dict[bytes, bytes], store.client.hgetall(keys.OPEN_JOBS))
-    for account in {name.decode() for name in counted} | set(open_jobs):
-        told = int(counted.get(account.encode(), 0))
-        if told != open_jobs[account]:
-            detail = f"account {account} has {open_jobs[account]} open jobs, its counter says {told}"
-            found.append(Violation(invariant="I7", id="", detail=detail))
+    for name, queue in _lanes(store):
+        kind = queue.partition(":")[0].replace("bulk", "predict")
+        if store.client.zscore(keys.busy(kind), queue) is None and store.client.zcard(name):
+            found.append(Violation(invariant="I8", id="", detail=f"queue {queue} is not known as busy", place=name))
     return found
-
-
-def _recount(store: JobStore) -> None:
-    statuses: Counter[str] = Counter()
-    open_jobs: dict[Any, Any] = Counter()
-    for ids in _slices(_job_ids(store)):
-        for _id, status, account, _kind, _bad in store.audit(ids):
-            statuses[status] += 1
-            if status in ("queued", "running"):
-                open_jobs[account] += 1
-    counters = cast(dict[bytes, bytes], store.client.hgetall(keys.COUNTERS))
-    ended = sum(int(value) for name, value in counters.items() if name.startswith(b"term:"))
-    pipeline = store.client.pipeline(transaction=True)
-    pipeline.hset(keys.COUNTERS, "submitted", ended + statuses["queued"] + statuses["running"])
-    pipeline.delete(keys.OPEN_JOBS)
-    if open_jobs:
-        pipeline.hset(keys.OPEN_JOBS, mapping=open_jobs)
-    pipeline.execute()
 
 
 def _pattern(prefix: str) -> str:

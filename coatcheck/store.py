@@ -222,9 +222,12 @@ class JobStore:
             for job_id, status, account, kind, bad in self._call("audit", *job_ids)
         ]
 
-    def repair(self, job_id: str) -> str:
-        """Put one job's set memberships in line with its record; returns its status ('' = no record)."""
-        return cast(bytes, self._call("repair", job_id)).decode()
+    def repair(self, job_id: str, stray_in: str = "") -> str:
+        """Put one job in line with its record; returns its status ('' = no record).
+
+        `stray_in` names a sorted set that it must leave, or whose queue is to be looked at again.
+        """
+        return cast(bytes, self._call("repair", job_id, stray_in.removeprefix(keys.PREFIX))).decode()
 
     # -- telling -----------------------------------------------------------------------------------------------
 

@@ -63,16 +63,15 @@ class Sweeper:
 
     def collect(self) -> None:
         """Delete what is over; set or lift the gate that refuses submits under memory pressure."""
-        used = self._memory_share()
         while True:
-            deleted = self._store.gc(pressure=used >= HALF)
+            deleted = self._store.gc(pressure=self._memory_share() >= HALF)  # looked at again: no more than needed
             for job_id, input_ref, output_ref in deleted:
                 for prefix in filter(None, (input_ref, output_ref)):
                     self._artifacts.delete(prefix)
                 log.debug("record deleted", action="gc", job_id=job_id)
             if len(deleted) < 500 or self._stop.is_set():
                 break
-        if used >= PRESSURE:
+        if self._memory_share() >= PRESSURE:
             seconds, micros = self._store.client.time()
             until_ms = seconds * 1000 + micros // 1000 + GATE_MS + int(GC_PERIOD_S * 1000)
             self._store.client.hset(keys.GATES, "pressure", until_ms)

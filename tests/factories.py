@@ -104,6 +104,7 @@ class Made:
 
     id: str
     state: str
+    queue: str = QUEUE
     tokens: list[str] = field(default_factory=list)
 
     @property
@@ -116,7 +117,7 @@ def made(store: JobStore, state: str, **changes: Any) -> Made:
     """A job in `state`, alone in its queue."""
     if state == "absent":
         return Made(new_id(), state)
-    job = Made(submitted(store, **changes), state)
+    job = Made(submitted(store, **changes), state, changes.get("queue", QUEUE))
     if state in ("queued", "canceled", "expired"):
         if state == "canceled":
             store.cancel(job.id)
@@ -142,7 +143,7 @@ def made(store: JobStore, state: str, **changes: Any) -> Made:
 
 
 def _claim(store: JobStore, job: Made) -> str:
-    (claim,) = claim_next(store).jobs
+    (claim,) = claim_next(store, queue=job.queue, solo_first=True).jobs
     assert claim.id == job.id, "another job waited before this one"
     return claim.token
 
@@ -160,7 +161,7 @@ def place_of(store: JobStore, job_id: str, queue: str = QUEUE) -> list[str]:
         "solo": keys.solo(queue),
         "delayed": keys.DELAYED,
         "leases": keys.LEASES,
-        "ttl": keys.PREFIX + "ttl",
+        "ttl": keys.DEADLINES,
         "done": keys.DONE,
     }
     return [name for name, key in sets.items() if store.client.zscore(key, job_id) is not None]

@@ -25,7 +25,7 @@ for _, id in ipairs(ARGV) do
     if not ended and status ~= 'queued' and status ~= 'running' then bad[#bad + 1] = 'I2 unknown status ' .. status end
     if (status == 'running') ~= (j[8] and true or false) then bad[#bad + 1] = 'I3 ' .. status .. ' job, token ' .. (j[8] or 'none') end
     if j[8] and string.match(j[8], '^%d+') ~= j[7] then bad[#bad + 1] = 'I3 token ' .. j[8] .. ' is not of fence ' .. j[7] end
-    if tonumber(j[5]) > tonumber(j[6]) then bad[#bad + 1] = 'I4 ' .. j[5] .. ' attempts of ' .. j[6] end
+    if tonumber(j[5]) > tonumber(j[6]) or (status == 'queued' and j[5] == j[6]) then bad[#bad + 1] = 'I4 ' .. j[5] .. ' attempts of ' .. j[6] end
     if tonumber(j[5]) > tonumber(j[7]) then bad[#bad + 1] = 'I4 ' .. j[5] .. ' attempts but fence ' .. j[7] end
     local wanted = not j[10] or j[10] == '' or string.find(j[10], 'completed', 1, true)
     if ended and j[9] and j[9] ~= '' and wanted and has('outbox', 'evt_' .. id .. '_completed') == 0

@@ -2,11 +2,14 @@
 -- repair: put one job's sets and fields back in line with its status (the record is the truth).
 --
 -- KEYS[1]  prefix
--- ARGV     1 id
+-- ARGV     1 id, 2 a set it does not belong into or whose queue is not known as busy ('' = none)
 -- returns  the job's status, or '' when there is no such job (then it is only removed from the sets)
 local id = ARGV[1]
 local jk = P .. 'job:' .. id
 local j = read(jk)
+local lane, stray_k = string.match(ARGV[2], '^(%a+):(.+)$')
+redis.call('ZREM', P .. ARGV[2], id)
+if lane == 'ready' or lane == 'solo' then settle(stray_k) end
 local status, k = j.st or '', j.k or '?'
 for _, set in ipairs({'leases', 'ttl', 'done', 'ready:' .. k, 'solo:' .. k}) do redis.call('ZREM', P .. set, id) end
 local due = redis.call('ZSCORE', P .. 'delayed', id)
@@ -17,7 +20,7 @@ local fence, att, max_att = tonumber(j.fence or 0), tonumber(j.att or 0), tonumb
 local ended = status == 'succeeded' or status == 'failed' or status == 'canceled' or status == 'expired'
 if not ended then
   if status ~= 'queued' then status = 'running' end -- unknown: as if its worker were lost
-  att = math.min(att, max_att, fence)
+  att = math.min(att, fence, status == 'queued' and max_att - 1 or max_att)
   redis.call('HSET', jk, 'st', status, 'att', att)
   redis.call('HDEL', jk, 't_e')
 end

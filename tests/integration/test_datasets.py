@@ -6,6 +6,7 @@ import io
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def read(tmp_path: Path, content: str | bytes, recipe: str = "mlp", **options: o
     return load(path, parse_training_input(recipe, {"dataset": "x", **options}))
 
 
-def npz(**arrays: object) -> bytes:
+def npz(**arrays: Any) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
@@ -166,7 +167,9 @@ def test_images_that_cannot_be_trained_on_fail_with_a_word_and_a_sentence(tmp_pa
 def test_npz_images_of_every_layout_are_read(tmp_path, shape, channels):
     dataset = read(tmp_path, npz(images=images(40, shape), labels=LABELS.astype(str)), "cnn")
     assert dataset.rows.shape == (40, channels, 4, 5)
-    assert dataset.inputs[0].high == 255.0, "bytes always mean 0 to 255"
+    (image,) = dataset.inputs
+    assert isinstance(image, ImageInput)
+    assert image.high == 255.0, "bytes always mean 0 to 255"
 
 
 def test_npz_arrays_may_be_written_in_any_byte_order(tmp_path):

@@ -378,6 +378,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert {name.decode(): int(value) for name, value in self.client.hgetall(keys.OPEN_JOBS).items()} == open_jobs
         gates = {name.decode() for name in self.client.hkeys(keys.GATES)}
         assert gates == {f"version:{version}" for version in self.model.suspended}
+        for digest in ("digest-ann-k", "digest-bob-k"):
+            kept = digest in self.model.keys and self.model.keys[digest][2] > self.model.now
+            assert bool(self.client.exists(f"{keys.PREFIX}idem:{digest}")) == kept
 
 
 @pytest.fixture(scope="module")

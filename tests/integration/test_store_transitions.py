@@ -352,7 +352,7 @@ def test_report_with_an_older_token_is_fenced_and_counted(store):
     job = made(store, "running last")
     assert len(job.tokens) == 3
     for number, token in enumerate(job.tokens[:2]):
-        stale = Made(job.id, "running", [token])
+        stale = Made(job.id, "running", tokens=[token])
         assert complete(store, stale, Status.SUCCEEDED) == Outcome.FENCED
         assert heartbeat(store, stale) == BeatAnswer.LOST
         assert store.release([(job.id, token)]) == 0

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,18 +90,18 @@ def submit(core: Core, behaviour: int, **given: object) -> str:
 
 def wait(core: Core, job_id: str, done: Callable[[Job], bool] = lambda job: job.status.terminal) -> Job:
     deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
+    while True:
         job = core.store.get(job_id)
         assert job is not None
         if done(job):
             return job
+        assert time.monotonic() < deadline, f"the training stays {job.status}: {job.history}"
         core.store.sweep()
         time.sleep(0.02)
-    raise AssertionError(f"the training stays {job.status}: {job.history}")
 
 
 def told(core: Core, job_id: str) -> list[tuple[str, str]]:
-    rows = core.store.client.xrange(keys.events(job_id))
+    rows: Any = core.store.client.xrange(keys.events(job_id))
     return [(name.decode(), data.decode()) for _, fields in rows for name, data in fields.items()]
 
 
@@ -114,7 +115,8 @@ def runs(core: Core, job_id: str) -> list[str]:
 
 def hurry(core: Core) -> None:
     """Make delayed attempts due now."""
-    for job_id in core.store.client.zrange(keys.DELAYED, 0, -1):
+    delayed: Any = core.store.client.zrange(keys.DELAYED, 0, -1)
+    for job_id in delayed:
         core.store.client.zadd(keys.DELAYED, {job_id: 1})
 
 
@@ -168,7 +170,7 @@ def test_cancel_ends_a_listening_child_and_leaves_no_files(core, start_worker):
     start_worker()
     job_id = submit(core, UNTIL_TOLD)
     job = wait(core, job_id, in_epoch(core, job_id))
-    assert json.loads(job.progress)["phase"] == "training"
+    assert json.loads(job.progress or b"")["phase"] == "training"
     core.queue.cancel(ME, job_id)
     assert wait(core, job_id).status is Status.CANCELED
     assert runs(core, job_id) == []
@@ -298,6 +300,7 @@ def test_a_killed_supervisor_takes_its_child_with_it(tmp_path):
     parent = subprocess.Popen(
         [sys.executable, "-c", script, str(Path(__file__).parents[2]), STUB[1]], stdout=subprocess.PIPE, text=True
     )
+    assert parent.stdout is not None
     child = int(parent.stdout.readline())
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
@@ -309,7 +312,8 @@ def test_a_killed_supervisor_takes_its_child_with_it(tmp_path):
 
 
 def test_an_upload_that_fails_once_is_tried_again(core, start_worker, monkeypatch):
-    real, failures = core.artifacts.write, []
+    real: Any = core.artifacts.write
+    failures: list[str] = []
 
     def flaky(name, source, **more):
         if "checkpoints" in name and not failures:

@@ -22,6 +22,7 @@ from coatcheck.catalog import MlpTraining
 from coatcheck.errors import CoatcheckError
 from coatcheck.signature import NumberInput, Signature, validate_input
 from workers import checkpoints
+from workers import training_protocol as protocol
 from workers.decoding import decode_values, encode_outputs
 from workers.recipes.loop import Diverged, Hooks, Loop, LoopOptions, Part, seed_everything
 from workers.recipes.mlp import Mlp
@@ -32,10 +33,11 @@ from workers.training_run import TrainingRun
 Events = list[dict[str, Any]]
 
 
-class Recorder:
+class Recorder(protocol.Events):
     """Stands where the pipe to the supervisor is."""
 
     def __init__(self) -> None:
+        super().__init__(-1)
         self.sent: Events = []
 
     def send(self, event: str, **fields: Any) -> None:
@@ -119,12 +121,18 @@ def test_a_table_with_words_and_numbers_is_learned_as_values(tmp_path):
     assert result["test"]["mae"] < result["test"]["mean_guess_mae"] / 4
 
 
+def newest(folder: Path) -> tuple[checkpoints.Checkpoint, bytes]:
+    found = checkpoints.newest(folder)
+    assert found is not None
+    return found
+
+
 def weights(out: Path) -> str:
     return hashlib.sha256((out / "model.onnx").read_bytes()).hexdigest()
 
 
-def test_a_training_stopped_anywhere_and_resumed_gives_the_same_file_bit_for_bit(iris):
-    given = {"target": "species", "epochs": 6, "batch_size": 16, "dropout": 0.2}
+def test_a_training_stopped_anywhere_and_resumed_gives_the_same_file_bit_for_bit(iris, monkeypatch):
+    given: dict[str, Any] = {"target": "species", "epochs": 6, "batch_size": 16, "dropout": 0.2}
     run(spec(iris, **given))
     whole = weights(iris.parent / "out_dir")
     total = 6 * 7
@@ -144,10 +152,10 @@ def test_a_training_stopped_anywhere_and_resumed_gives_the_same_file_bit_for_bit
 
             return Hooks(step=step, epoch=made.epoch, checkpoint_due=made.checkpoint_due, checkpoint=made.checkpoint)
 
-        training._hooks = hooks
+        monkeypatch.setattr(training, "_hooks", hooks)
         with pytest.raises(Stopped):
             training.run()
-        assert checkpoints.newest(kept)[0].step == stop_at
+        assert newest(kept)[0].step == stop_at
         random.seed(99)
         torch.manual_seed(99)
         again, recorder = run(spec(iris, **given, about={"resume_dir": str(kept)}))
@@ -213,7 +221,7 @@ def test_the_newest_two_checkpoints_are_kept(tmp_path):
     for step in (1, 20, 3000):
         checkpoints.write(tmp_path, step, b"%d" % step)
     assert len(list(tmp_path.iterdir())) == 4
-    checkpoint, data = checkpoints.newest(tmp_path)
+    checkpoint, data = newest(tmp_path)
     assert (checkpoint.step, data) == (3000, b"3000")
 
 
@@ -232,7 +240,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, harm):
         manifest.unlink()
     else:
         manifest.write_text("" if harm == "empty manifest" else '{"step": "two"}')
-    checkpoint, _ = checkpoints.newest(tmp_path)
+    checkpoint, _ = newest(tmp_path)
     assert checkpoint.step == 1
 
 
@@ -241,7 +249,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "SPACE_FACTOR", 2**60)
     with pytest.raises(CoatcheckError):
         checkpoints.write(tmp_path, 2, b"newer")
-    assert checkpoints.newest(tmp_path)[0].step == 1
+    assert newest(tmp_path)[0].step == 1
 
 
 # -- the process -----------------------------------------------------------------------------------------------
