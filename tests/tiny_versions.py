@@ -132,16 +132,13 @@ def wide(classes: int) -> Graph:
 
 
 def publish(core: Core, graph: Graph, name: str) -> str:
-    """Make `graph` the newest version of `me/<name>` through the store's own transitions; returns its id.
-
-    Nothing else may wait in the train queue.
-    """
+    """Make `graph` the newest version of `me/<name>` through the store's own transitions; returns its id."""
     training = core.store.submit(
         NewJob(
             id=new_id(),
             kind=Kind.TRAINING,
             account=ACCOUNT,
-            queue="train",
+            queue="tests",  # no worker takes from it
             model="catalog/mlp",
             version="0" * 64,
             input=b'{"dataset":"none"}',
@@ -152,7 +149,7 @@ def publish(core: Core, graph: Graph, name: str) -> str:
             destination=f"{ACCOUNT}/{name}",
         )
     )
-    (claim,) = core.store.claim(ClaimRequest(kind="train", worker="train@tests/1", lease_ms=60_000)).jobs
+    (claim,) = core.store.claim(ClaimRequest(kind="tests", worker="tests@here/1", lease_ms=60_000)).jobs
     prefix = f"runs/{training.id}/1"
     stored = core.artifacts.write_bytes(f"{prefix}/model.onnx", graph.content)
     signature = graph.signature.to_json().decode()

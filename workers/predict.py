@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -45,8 +46,8 @@ KIND = "predict"
 #: A version's turn ends after so many micro-batches or seconds when another version has work.
 TURN_BATCHES = 8
 TURN_S = 0.2
-#: Every so many claims the lane of later attempts goes first.
-SOLO_EVERY = 4
+#: Every so many claims from a version's queue the lane of later attempts goes first.
+SOLO_EVERY = 2
 RECONNECT_S = 0.1
 #: A worker that is told to stop finishes its micro-batch within this, or hands it back.
 FINISH_S = 5.0
@@ -82,7 +83,7 @@ class PredictLoop:
         )
         self.leases = HeldLeases(core.store, core.settings, node, self._figures)
         self._provider = provider
-        self._claims = 0
+        self._claims: Counter[str] = Counter()
         self._batches = 0
         self._jobs = {"succeeded": 0, "failed": 0, "fenced": 0}
         self._served: dict[str, float] = {}
@@ -130,7 +131,8 @@ class PredictLoop:
     def _report_and_claim(self, done: list[Completion], queue: str | None) -> ClaimReply | None:
         request = None
         if queue is not None and not self._stopping.is_set():
-            self._claims += 1
+            # Counted for each queue: two queues that take turns would else meet the same lane every time.
+            self._claims[queue] += 1
             request = ClaimRequest(
                 kind=KIND,
                 queue=queue,
@@ -138,7 +140,7 @@ class PredictLoop:
                 lease_ms=int(self._settings.predict_lease_s * 1000),
                 most_rows=self._settings.batch_rows,
                 most_bytes=self._settings.batch_bytes,
-                solo_first=self._claims % SOLO_EVERY == 0,
+                solo_first=self._claims[queue] % SOLO_EVERY == 0,
             )
         if not done and request is None:
             return None
@@ -244,7 +246,7 @@ class PredictLoop:
     def _figures(self) -> dict[str, Any]:
         return {
             "provider": self._provider,
-            "claims": self._claims,
+            "claims": self._claims.total(),
             "batches": self._batches,
             "runs": self._runner.runs,
             "rows": self._runner.rows,
