@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -20,7 +21,7 @@ from benchmarks.bench import Bench
 from benchmarks.report import Row, print_table, write_json
 
 #: One module a command, in the order of the table; those that stop workers or fill servers come last.
-NAMES = ("throughput", "wait", "latency", "queue_cost", "waits_open", "startup", "growth")
+NAMES = ("throughput", "wait", "latency", "queue_cost", "waits_open", "training", "startup", "growth")
 
 
 @click.command()
@@ -42,6 +43,8 @@ def main(
     quick: bool,
 ) -> None:
     """Measure our service against its baselines and ceilings, in one run."""
+    # What was started is stopped on the way out, so a plain SIGTERM must leave by it too.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     if quick:
         seconds, rounds, stored, submit_seconds = 1.0, 1, 5_000, 2.0
     console = Console(width=None if sys.stdout.isatty() else 160)

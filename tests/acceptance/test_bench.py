@@ -21,6 +21,7 @@ EXPECTED = {
     "latency": ["one client, Prefer: wait, p50", "one client, Prefer: wait, p99"],
     "queue_cost": ["submit only", "submit only: accepted"],
     "waits_open": ["short requests, 200 long polls"],
+    "training": ["training steps", "dataset upload to first answer"],
     "startup": ["coatcheck run to ready", "first answer of a cold small model"],
     "growth": ["submit with", "poll with", "claim with", "list with", "Redis per finished small job"],
 }
