@@ -18,10 +18,15 @@ import onnxruntime
 from rich.console import Console
 
 from benchmarks.bench import Bench
+from benchmarks.machine import StealWatch, busy_share
 from benchmarks.report import Row, print_table, write_json
 
 #: One module a command, in the order of the table; those that stop workers or fill servers come last.
 NAMES = ("throughput", "wait", "latency", "queue_cost", "waits_open", "training", "startup", "growth")
+
+
+#: More than this share of the cores in use before the run is worth a warning.
+BUSY_LIMIT = 0.15
 
 
 @click.command()
@@ -49,7 +54,9 @@ def main(
         seconds, rounds, stored, submit_seconds = 1.0, 1, 5_000, 2.0
     console = Console(width=None if sys.stdout.isatty() else 160)
     progress = Console(stderr=True, quiet=quick)
-    started = time.monotonic()
+    busy, steal, started = busy_share(), StealWatch(), time.monotonic()
+    if busy > BUSY_LIMIT:
+        console.print(f"[yellow]The machine is {busy:.0%} busy with other things; the figures will mean little.[/]")
     rows: list[Row] = []
     broken: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="coatcheck-bench-") as folder, ExitStack() as stack:
@@ -69,8 +76,19 @@ def main(
                 # The other rows are still worth having; the exit code tells.
                 broken[name] = f"{type(error).__name__}: {error}"
                 console.print(f"[red]{name} failed:[/] {broken[name]}", highlight=False)
-    facts = _facts(seconds=seconds, rounds=rounds, stored=stored, took_s=time.monotonic() - started, broken=broken)
+    facts = _facts(
+        seconds=seconds,
+        rounds=rounds,
+        stored=stored,
+        took_s=time.monotonic() - started,
+        broken=broken,
+        busy_before=busy,
+        stolen=steal.share,
+    )
     print_table(rows, console)
+    console.print(
+        f"{facts['took_s']:.0f} s; before it the machine was {busy:.0%} busy, {steal.share:.1%} of its time was stolen"
+    )
     if json_path:
         write_json(rows, facts, json_path)
     sys.exit(1 if broken or any(row.faults for row in rows) else 0)

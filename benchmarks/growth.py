@@ -89,13 +89,18 @@ class _Filled:
         stack.callback(self._client.close)
         self._store = JobStore(self._client, max_open_jobs=10**7, max_queue_depth=10**7)
         before, started = _used_bytes(self._client), time.monotonic()
+        self._given_up = False
         groups = [min(_GROUP, count - first) for first in range(0, count, _GROUP)]
         with ThreadPoolExecutor(_FILLERS) as pool:
             # Each has its queue, so that nobody claims another's jobs; Redis works while Python writes.
             done = [
                 pool.submit(self._fill, f"{_QUEUE}{filler}", groups[filler::_FILLERS]) for filler in range(_FILLERS)
             ]
-            self._ids = [job_id for one in done for job_id in one.result()]
+            try:
+                self._ids = [job_id for one in done for job_id in one.result()]
+            except BaseException:
+                self._given_up = True
+                raise
         self.fill_rate = count / (time.monotonic() - started)
         self.bytes_a_job = (_used_bytes(self._client) - before) / count
         self._client.config_set("appendfsync", "always")
@@ -109,6 +114,8 @@ class _Filled:
         """Submit, claim and complete groups of jobs; returns one id of each group."""
         store, ids = self._store, []
         for count in groups:
+            if self._given_up:
+                break
             jobs = [_new_job(queue) for _ in range(count)]
             # One round trip for the group; the same script with the same arguments as `submit`.
             store._scripts.call_many([("submit", tuple(store._submit_arguments(job))) for job in jobs])  # noqa: SLF001
