@@ -186,7 +186,7 @@ def age(client: redis_py.Redis, milliseconds: int) -> None:
     client.eval(_AGE, 0, keys.PREFIX, milliseconds)
 
 
-_AGE = """
+_AGE = """#!lua flags=allow-oom
 local P, by = ARGV[1], tonumber(ARGV[2])
 local aged_sets = {ready = 1, solo = 1, busy = 1, delayed = 1, leases = 1, ttl = 1, done = 1, outbox = 1, poison = 1}
 local aged_fields = {'t_q', 't_s', 't_e', 'exp_at', 'del_at', 'cancel'}
