@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis as redis_py
@@ -117,6 +119,15 @@ def test_one_key_means_one_job_while_its_record_is_kept(store):
     assert store.submit(new_job(idempotency=idempotency("key"))).created
 
 
+def fill(store: JobStore, job: dict[str, Any]) -> list[str]:
+    """Submit until Redis is full."""
+    accepted: list[str] = []
+    with contextlib.suppress(MemoryPressure):
+        while True:
+            accepted += [submitted(store, **job)]
+    return accepted
+
+
 def test_full_redis_refuses_submits_whole_while_the_rest_goes_on(tmp_path):
     limit = 16 * 1024**2
     with (
@@ -125,12 +136,8 @@ def test_full_redis_refuses_submits_whole_while_the_rest_goes_on(tmp_path):
     ):
         store = JobStore(client)
         job = {"input": b"x" * 10_000, "webhook": HOOK}
-        claim = store.submit(new_job(**job)) and claim_next(store).jobs[0]
-        lost = submitted(store, **job)
-        accepted = [lost]
-        with pytest.raises(MemoryPressure):
-            for _ in range(10_000):
-                accepted.append(submitted(store, **job))
+        claim = claimed(store, **job)
+        accepted = fill(store, job)
         refused = new_job(**job)
         with pytest.raises(MemoryPressure):
             store.submit(refused)
@@ -203,12 +210,10 @@ def test_batch_mates_of_a_deadly_job_lose_one_attempt_at_most(store):
     assert all(job is not None and job.attempts == 2 for job in store.get_many(ids))
 
 
-def kill_off(store: JobStore, **changes: object) -> None:
+def kill_off(store: JobStore, queue: str = QUEUE, kind: Kind = Kind.PREDICTION) -> None:
     """One job that is lost once too often."""
-    submitted(store, max_attempts=1, **changes)
-    claim_next(
-        store, queue=str(changes.get("queue", QUEUE)), kind=str(changes.get("queue", "predict")).partition(":")[0]
-    )
+    submitted(store, max_attempts=1, queue=queue, kind=kind)
+    claim_next(store, queue=queue, kind=queue.partition(":")[0])
     assert store.expire_worker(WORKER) == 1
 
 
@@ -386,9 +391,8 @@ def test_history_keeps_its_first_line_and_the_newest_nine(store):
 def test_event_is_written_with_the_end_if_the_client_asked_for_it(store, state, events, told):
     job = made(store, state, webhook=HOOK, webhook_events=events)
     rows = store.outbox_lease(10, 60_000)
-    assert [(row[0], row[2], row[3], row[4]) for row in rows] == [
-        (f"evt_{job.id}_completed", job.id, HOOK, state)
-    ] * told
+    wanted = (f"evt_{job.id}_completed", job.id, HOOK, state)
+    assert [(row[0], row[2], row[3], row[4]) for row in rows] == [wanted] * told
     record = store.get(job.id)
     assert record is not None
     assert record.webhook_status == ("pending" if told else "")
@@ -439,7 +443,7 @@ def heard(redis) -> Iterator[redis_py.client.PubSub]:
 
 
 def messages(listener: redis_py.client.PubSub, count: int) -> list[str]:
-    found = []
+    found: list[str] = []
     while len(found) < count and (message := listener.get_message(timeout=5)):
         found.append(message["data"].decode())
     assert listener.get_message(timeout=0.05) is None, "nothing more was told"
