@@ -64,6 +64,7 @@ class Expected:
 class Verdict:
     """The judge's findings; all lists of job ids are empty in a good run."""
 
+    faults: int = 0
     accepted: int = 0
     #: Accepted and never ended, or their record is gone.
     lost: list[str] = field(default_factory=list)
@@ -94,12 +95,14 @@ class Verdict:
         """One line of the table that fault runs print."""
         restarts, ends = sorted(self.restarts_s), sorted(self.first_end_s)
         last = max(self.last_restarts_s, default=0.0)
-        return (
-            f"{name:<28} kills {len(ends):>3}  accepted {self.accepted:>6}  lost {len(self.lost)}  "
-            f"doubled {len(self.doubled)}  wrong {len(self.wrong)}  recovered {self.recovered:>3}  "
-            f"fenced {self.fenced:>3}  restart p50 {_median(restarts)} max {_last(restarts)} (last {last:.2f}) s  "
-            f"next end p50 {_median(ends)} max {_last(ends)} s  stall max {self.max_stall_s:.2f} s"
-        )
+        words = [f"{name:<32} faults {self.faults:>3}  accepted {self.accepted:>5}  lost {len(self.lost)}"]
+        words += [f"doubled {len(self.doubled)}  wrong {len(self.wrong)}"]
+        if restarts:
+            words += [f"recovered {self.recovered}  restart p50 {_median(restarts)} max {restarts[-1]:.2f} s"]
+            words += [f"(last of a batch {last:.2f} s)"]
+        if ends:
+            words += [f"next end p50 {_median(ends)} max {ends[-1]:.2f} s"]
+        return "  ".join([*words, f"longest stall {self.max_stall_s:.2f} s"])
 
 
 class Watcher:
@@ -151,7 +154,7 @@ class Watcher:
 
 def judge(core: Core, watcher: Watcher, history: History) -> Verdict:
     """Compare what was promised with what is there."""
-    verdict = Verdict(accepted=len(watcher.expected))
+    verdict = Verdict(faults=len(history.kills_ms), accepted=len(watcher.expected))
     ended_ms: list[int] = []
     ids, restarts = list(watcher.expected), dict[float, list[float]]()
     for start in range(0, len(ids), 500):
@@ -205,8 +208,4 @@ def _end_of(job: Job) -> tuple[str, bytes | None, int | None]:
 
 
 def _median(values: list[float]) -> str:
-    return f"{values[len(values) // 2]:.2f}" if values else "-"
-
-
-def _last(values: list[float]) -> str:
-    return f"{values[-1]:.2f}" if values else "-"
+    return f"{values[len(values) // 2]:.2f}"

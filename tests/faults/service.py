@@ -107,6 +107,10 @@ class Service:
         """Until so many workers of the kind live and are warm."""
         until(lambda: len(self.workers(kind)) >= count, timeout_s, f"{count} live {kind} workers")
 
+    def wait_for_end(self, pid: int, timeout_s: float = 10) -> None:
+        """Until a process is gone."""
+        until(lambda: pid not in self.tree(), timeout_s, f"the end of {pid}")
+
     # -- HTTP ------------------------------------------------------------------------------------------------
 
     def call(

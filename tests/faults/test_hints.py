@@ -1,0 +1,86 @@
+"""Every hint is dropped: the wake list's, Celery's, and both. Each job still ends, at most a second later.
+
+A thief is a connection that blocks on the same list. Redis serves who waits longest, and the workers start to wait
+anew each half second, so many thieves together take every entry.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from faults.runs import Bench, running_bench
+
+from coatcheck import keys
+from coatcheck.audit import audit
+from coatcheck.connections import connect
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+THIEVES = 24
+WAKE, CELERY = keys.wake("predict"), "predict"
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with running_bench(tmp_path_factory.mktemp("hints") / "home") as opened:
+        yield opened
+
+
+@contextmanager
+def thieves(bench: Bench, *lists: str) -> Iterator[list[str]]:
+    """Take every entry of these lists; yields what was taken."""
+    stolen: list[str] = []
+    stop = threading.Event()
+
+    def steal(name: str) -> None:
+        client: Any = connect(bench.service.core.settings.effective_redis_url, timeout_s=5)
+        while not stop.is_set():
+            if client.brpop([name], timeout=1):
+                stolen.append(name)
+        client.close()
+
+    threads = [threading.Thread(target=steal, args=(name,)) for name in lists for _ in range(THIEVES)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1.2)  # until each worker waits behind them
+    try:
+        yield stolen
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(10)
+
+
+@pytest.mark.parametrize(
+    "lists", [(WAKE,), (CELERY,), (WAKE, CELERY)], ids=["wake list", "Celery's list", "both lists"]
+)
+def test_every_job_ends_within_a_second_though_all_hints_are_dropped(bench, cycles, report, lists):
+    queue, store = bench.service.core.queue, bench.service.core.store
+    ids = []
+    with thieves(bench, *lists) as stolen:
+        for number in range(10 * cycles):
+            raw_input = b'{"x": %d}' % (number % 100)
+            ids.append(queue.submit_prediction("me", version=bench.fast, raw_input=raw_input).job.id)
+            time.sleep(random.uniform(0.1, 0.3))
+        deadline = time.monotonic() + 10
+        while any(job is None or not job.status.terminal for job in store.get_many(ids)):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    jobs = [job for job in store.get_many(ids) if job is not None]
+    waits = sorted(((job.started_ms or 0) - job.created_ms) / 1000 for job in jobs)
+    report(
+        f"{'hints dropped: ' + '+'.join(lists):<44} jobs {len(jobs)}  taken {len(stolen)}  "
+        f"wait p50 {waits[len(waits) // 2]:.2f} max {waits[-1]:.2f} s"
+    )
+    assert {str(job.status) for job in jobs} == {"succeeded"}
+    assert waits[-1] <= 1.0
+    assert audit(store) == []
+    if WAKE in lists:
+        assert len(stolen) > 2
+        assert waits[len(waits) // 2] > 0.05, "the workers were woken all the same"
