@@ -18,7 +18,7 @@ from redis.retry import Retry
 IDLE_S = 0.5
 
 
-def connect(url: str, *, timeout_s: float = 1.5) -> redis.Redis:
+def connect(url: str, *, timeout_s: float = 1.2) -> redis.Redis:
     """A client for byte strings; calls fail after `timeout_s` and are not sent again."""
     return redis.Redis.from_url(
         url,
