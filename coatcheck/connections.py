@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from typing import Any
 
 import redis
@@ -27,6 +28,15 @@ def connect(url: str, *, timeout_s: float = 1.2) -> redis.Redis:
         retry=Retry(NoBackoff(), 0),
         health_check_interval=0,
     )
+
+
+class _Held:
+    """A thread's connection; goes back to the pool with the thread (or with whoever called over it)."""
+
+    def __init__(self, pool: Any) -> None:
+        self.connection: Any = pool.get_connection()
+        self.used = 0.0
+        weakref.finalize(self, pool.release, self.connection).atexit = False
 
 
 class DirectCalls:
@@ -74,17 +84,15 @@ class DirectCalls:
             return error
 
     def _connection(self) -> Any:
-        local = self._local
         now = time.monotonic()
-        connection = getattr(local, "connection", None)
-        if connection is not None and now - local.used > IDLE_S and self._stale(connection):
+        held: _Held | None = getattr(self._local, "held", None)
+        if held is not None and now - held.used > IDLE_S and self._stale(held.connection):
             self._drop()
-            connection = None
-        if connection is None:
-            connection = self._pool.get_connection()
-            local.connection = connection
-        local.used = now
-        return connection
+            held = None
+        if held is None:
+            held = self._local.held = _Held(self._pool)
+        held.used = now
+        return held.connection
 
     @staticmethod
     def _stale(connection: Any) -> bool:
@@ -95,7 +103,7 @@ class DirectCalls:
             return True
 
     def _drop(self) -> None:
-        connection, self._local.connection = getattr(self._local, "connection", None), None
-        if connection is not None:
-            connection.disconnect()
-            self._pool.release(connection)
+        held: _Held | None = getattr(self._local, "held", None)
+        if held is not None:
+            held.connection.disconnect()
+            self._local.held = None

@@ -298,8 +298,15 @@ class JobStore:
             # Callers behind this one would each wait as long again: answer them at once for a moment.
             self._down_until = time.monotonic() + FAIL_FAST_S
             raise StoreUnavailable(retry_after_s=1) from error
-        except (redis.exceptions.ConnectionError, redis.exceptions.BusyLoadingError) as error:
+        except redis.exceptions.ConnectionError as error:
             raise StoreUnavailable(retry_after_s=1) from error
+        except redis.exceptions.ResponseError as error:
+            # Redis is there but may not write: its disk is full, it is a replica, or it misses its replicas.
+            if str(error).startswith(("MISCONF", "READONLY", "NOREPLICAS", "MASTERDOWN")) or isinstance(
+                error, redis.exceptions.ReadOnlyError
+            ):
+                raise StoreUnavailable(retry_after_s=5) from error
+            raise
 
 
 def _refusal(word: str, job: NewJob) -> Exception:

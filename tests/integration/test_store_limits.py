@@ -32,7 +32,14 @@ from factories import (
 
 from coatcheck import keys
 from coatcheck.embedded_redis import embedded_redis
-from coatcheck.errors import IdempotencyMismatch, MemoryPressure, QueueFull, TooManyOpenJobs, VersionSuspended
+from coatcheck.errors import (
+    IdempotencyMismatch,
+    MemoryPressure,
+    QueueFull,
+    StoreUnavailable,
+    TooManyOpenJobs,
+    VersionSuspended,
+)
 from coatcheck.jobs import Kind, Status, new_id
 from coatcheck.store import JobStore
 
@@ -159,6 +166,17 @@ def test_full_redis_refuses_submits_whole_while_the_rest_goes_on(tmp_path):
         assert len(store.gc(limit=10_000)) == len(accepted) + 1
         assert_clean(store)
         submitted(store, **job)
+
+
+def test_redis_that_may_not_write_is_unavailable_and_takes_again_later(store):
+    try:
+        store.client.execute_command("REPLICAOF", "127.0.0.1", "1")  # a replica of nobody: read-only
+        with pytest.raises(StoreUnavailable):
+            submitted(store)
+    finally:
+        store.client.execute_command("REPLICAOF", "NO", "ONE")
+    submitted(store)
+    assert_clean(store)
 
 
 # -- losses --------------------------------------------------------------------------------------------------------
