@@ -6,14 +6,15 @@ Uses the public HTTP API only, as any client would.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -24,10 +25,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from coatcheck.errors import CoatcheckError
 from coatcheck.settings import Settings
 from examples import digits
-from examples.service import DemoFailed, checked, client, running_service
+from examples.service import Connections, DemoFailed, checked, client, running_service
 
 MANY = 2000
-CONCURRENT = 32
+CONCURRENT = 16
 NEEDED_ACCURACY = 0.97
 
 console = Console(highlight=False)
@@ -38,6 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--exit", action="store_true", help="end after the demo instead of serving on")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the service too, as Ctrl-C does
     try:
         settings = Settings.from_env(os.environ)
         with running_service(settings) as service, client(settings) as http:
@@ -104,7 +106,7 @@ def train(http: httpx.Client, account: str, file_id: str) -> dict[str, Any]:
 def tell_training(training: dict[str, Any]) -> str:
     """Print the evidence; returns the version's id."""
     output = training["output"]
-    test, rows, parity, seconds = output["test"], output["rows"], output["parity"], output["seconds"]
+    test, rows, parity, seconds = output["metrics"], output["rows"], output["parity"], output["seconds"]
     reference: str = output["version"]
     console.print(f"[bold]published[/bold] {reference[:32]}...  (training {training['id']})")
     console.print(
@@ -160,7 +162,7 @@ def predict_many(http: httpx.Client, version: str, images: list[list[list[float]
     expected = [output["label"] for output in reference["output"]]
     before = _batches(http)
     started = time.monotonic()
-    found = asyncio.run(_submit_and_collect(http, version, images))
+    found = _submit_and_collect(http, version, images)
     took = time.monotonic() - started
     rows, runs = (now - then for now, then in zip(_batches(http, at_least=before[0] + MANY), before, strict=True))
     same = sum(found[number] == expected[number % len(images)] for number in range(MANY))
@@ -173,27 +175,20 @@ def predict_many(http: httpx.Client, version: str, images: list[list[list[float]
         raise DemoFailed(f"{MANY - same} of {MANY} answers differ: {Counter(found).most_common(12)}")
 
 
-async def _submit_and_collect(http: httpx.Client, version: str, images: list[list[list[float]]]) -> list[str]:
+def _submit_and_collect(http: httpx.Client, version: str, images: list[list[list[float]]]) -> list[str]:
     bodies = [msgspec.json.encode({"version": version, "input": {"image": image}}) for image in images]
-    gate = asyncio.Semaphore(CONCURRENT)
-    headers = {**http.headers, "Content-Type": "application/json"}
-    limits = httpx.Limits(max_connections=CONCURRENT)
-    async with httpx.AsyncClient(
-        base_url=http.base_url, headers=headers, timeout=90, limits=limits, trust_env=False
-    ) as many:
+    connections = Connections(http)
 
-        async def submit(number: int) -> str:
-            async with gate:
-                job = checked(await many.post("/v1/predictions", content=bodies[number % len(bodies)]))
-                return str(job["id"])
+    def submit(number: int) -> str:
+        return str(connections.ask("POST", "/v1/predictions", bodies[number % len(bodies)])["id"])
 
-        async def collect(job_id: str) -> str:
-            async with gate:
-                job = checked(await many.get(f"/v1/predictions/{job_id}?wait=60"))
-                return str((job["output"] or {}).get("label", job["error"]))
+    def collect(job_id: str) -> str:
+        job = connections.ask("GET", f"/v1/predictions/{job_id}?wait=60")
+        return str((job["output"] or {}).get("label", job["error"]))
 
-        ids = await asyncio.gather(*(submit(number) for number in range(MANY)))
-        return list(await asyncio.gather(*(collect(job_id) for job_id in ids)))
+    with ThreadPoolExecutor(CONCURRENT) as threads:
+        ids = list(threads.map(submit, range(MANY)))
+        return list(threads.map(collect, ids))
 
 
 def _batches(http: httpx.Client, at_least: float = 0.0) -> tuple[float, float]:
