@@ -1,0 +1,464 @@
+"""The shell around Flask, driven by hand: what runs on the loop, what leaves it, what waits, streams and is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+import time
+
+import pytest
+from flask import Flask, Response, request
+
+from coatcheck.errors import JobNotFound
+from coatcheck.settings import Settings
+from web import bodies, rsgi
+from web.errors import register
+from web.metrics import HttpStats
+from web.requests import Chunks, Stream, Wait, after, json_response, loop, off_loop
+from web.rsgi import Shell
+from web.waits import Hub
+
+
+class Scope:
+    proto = "http"
+    client = "127.0.0.1:5000"
+    scheme = "http"
+
+    def __init__(self, method, path, headers=(), query=""):
+        self.method, self.path, self.query_string, self.headers = method, path, query, dict(headers)
+
+
+class Transport:
+    def __init__(self, proto):
+        self.proto = proto
+
+    async def send_bytes(self, data):
+        self.proto.body += data
+
+
+class Proto:
+    """RSGI's protocol object, remembering the answer."""
+
+    def __init__(self, parts=(), pause_s=0.0):
+        self.parts, self.pause_s = list(parts), pause_s
+        self.status, self.headers, self.body = 0, {}, b""
+        self.gone = asyncio.Event()
+        self.taken = 0
+
+    async def __call__(self):
+        return b"".join([part async for part in self])
+
+    async def __aiter__(self):
+        for part in self.parts:
+            await asyncio.sleep(self.pause_s)
+            self.taken += 1
+            yield part
+
+    async def client_disconnect(self):
+        await self.gone.wait()
+
+    def response_bytes(self, status, headers, body):
+        self.status, self.headers, self.body = status, dict(headers), body
+
+    def response_stream(self, status, headers):
+        self.status, self.headers = status, dict(headers)
+        return Transport(self)
+
+
+class CountingFeed:
+    """Gives one event a read, `last` in all."""
+
+    job_id = "j"
+
+    def __init__(self, last):
+        self.last, self.given, self.done = last, 0, False
+
+    def read(self):
+        if self.given == self.last:
+            return b""
+        self.given += 1
+        self.done = self.given == self.last
+        return b"event: %d\n\n" % self.given
+
+
+class Bench:
+    """A shell around a small application."""
+
+    def __init__(self, **limits):
+        self.app = Flask("bench", static_folder=None)
+        register(self.app)
+        self.settings = Settings(**limits)
+        self.hub = Hub("redis://nowhere", "channel", self.settings.max_waits)
+        self.hub.listening = True
+        self.stats = HttpStats()
+        self.shell = Shell(self.app, self.hub, self.settings, self.stats)
+
+    async def ask(self, path, method="GET", headers=(), proto=None):
+        proto = proto or Proto()
+        await self.shell.__rsgi__(Scope(method, path, headers), proto)
+        return proto
+
+    async def post(self, path, parts, length=None, kind="application/json", proto=None):
+        proto = proto or Proto(parts)
+        length = sum(map(len, parts)) if length is None else length
+        headers = {"content-type": kind, "content-length": str(length)}
+        if length < 0:
+            headers = {"content-type": kind, "transfer-encoding": "chunked"}
+        return await self.ask(path, "POST", headers, proto)
+
+
+@pytest.fixture
+def bench():
+    made = []
+
+    def make(**limits):
+        made.append(Bench(**limits))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.shell.__rsgi_del__(None)
+
+
+def run(coroutine):
+    return asyncio.run(asyncio.wait_for(coroutine, 20))
+
+
+def thread_of(bench):
+    @bench.app.route("/thread", methods=["GET", "POST"])
+    def thread():
+        request.get_data()
+        return json_response(json.dumps(threading.current_thread().name).encode())
+
+
+def test_small_requests_run_on_the_loop_and_large_bodies_in_a_thread(bench):
+    made = bench()
+    thread_of(made)
+
+    async def go():
+        here = threading.current_thread().name
+        assert json.loads((await made.ask("/thread")).body) == here
+        assert json.loads((await made.post("/thread", [b"x" * 1000])).body) == here
+        assert json.loads((await made.post("/thread", [b"x" * 100_000])).body).startswith("slow")
+
+    run(go())
+
+
+def test_slow_view_is_run_again_in_a_thread(bench):
+    made = bench()
+
+    @made.app.get("/slow")
+    @off_loop
+    def slow():
+        return json_response(json.dumps([threading.current_thread().name, loop().on_loop]).encode())
+
+    proto = run(made.ask("/slow"))
+    name, on_loop = json.loads(proto.body)
+    assert proto.status == 200
+    assert name.startswith("slow")
+    assert on_loop is False
+
+
+def waiting_app(made, seconds, ended):
+    reads = []
+
+    def finish(last):
+        reads.append(last)
+        return b'"ended"' if ended.is_set() else (b'"open"' if last else None)
+
+    @made.app.get("/wait")
+    def wait():
+        after(Wait(job_id="j", seconds=seconds, finish=finish))
+        return json_response(b"")
+
+    return reads
+
+
+def test_wait_ends_with_the_job_and_reads_it_once(bench):
+    made, ended = bench(), threading.Event()
+    reads = waiting_app(made, 10, ended)
+
+    async def go():
+        asking = asyncio.ensure_future(made.ask("/wait"))
+        await asyncio.sleep(0.05)
+        assert made.hub.open_waits == 1
+        made.hub.wake("another")
+        await asyncio.sleep(0.02)
+        assert reads == []
+        ended.set()
+        made.hub.wake("j")
+        return await asking
+
+    proto = run(go())
+    assert (proto.status, proto.body) == (200, b'"ended"')
+    assert proto.headers["content-length"] == "7"
+    assert reads == [False]
+    assert made.hub.open_waits == 0
+
+
+def test_wait_answers_what_is_true_when_its_time_is_up(bench):
+    made = bench()
+    waiting_app(made, 0.1, threading.Event())
+    assert run(made.ask("/wait")).body == b'"open"'
+
+
+def test_wake_without_an_end_waits_on(bench):
+    made, ended = bench(), threading.Event()
+    reads = waiting_app(made, 10, ended)
+
+    async def go():
+        asking = asyncio.ensure_future(made.ask("/wait"))
+        for _ in range(3):
+            await asyncio.sleep(0.01)
+            made.hub.wake_all()
+        await asyncio.sleep(0.01)
+        assert not asking.done()
+        ended.set()
+        made.hub.wake("j")
+        return await asking
+
+    assert run(go()).body == b'"ended"'
+    assert reads == [False] * 4
+
+
+def test_wait_is_given_up_when_the_client_hangs_up(bench):
+    made = bench()
+    waiting_app(made, 30, threading.Event())
+
+    async def go():
+        proto = Proto()
+        asking = asyncio.ensure_future(made.ask("/wait", proto=proto))
+        await asyncio.sleep(0.05)
+        proto.gone.set()
+        await asyncio.wait_for(asking, 2)
+        assert made.hub.open_waits == 0
+
+    run(go())
+
+
+def test_error_while_waiting_is_an_answer(bench):
+    made = bench()
+
+    def finish(_last):
+        raise JobNotFound("It is gone.")
+
+    @made.app.get("/wait")
+    def wait():
+        after(Wait(job_id="j", seconds=0.05, finish=finish))
+        return json_response(b"")
+
+    proto = run(made.ask("/wait"))
+    assert proto.status == 404
+    assert json.loads(proto.body)["detail"] == "It is gone."
+
+
+def test_stream_sends_events_as_they_come_and_comments_when_quiet(bench, monkeypatch):
+    monkeypatch.setattr(rsgi, "COMMENT_S", 0.1)
+    made = bench()
+
+    @made.app.get("/stream")
+    def stream():
+        after(Stream(feed=CountingFeed(2)))
+        return Response(b"", content_type="text/event-stream")
+
+    async def go():
+        proto = Proto()
+        asking = asyncio.ensure_future(made.ask("/stream", proto=proto))
+        await asyncio.sleep(0.05)
+        assert b"event: 1" in proto.body
+        assert b"event: 2" not in proto.body
+        made.hub.wake("j")
+        await asking
+        return proto
+
+    proto = run(go())
+    assert proto.body.endswith(b"event: 2\n\n")
+    assert "content-length" not in proto.headers
+
+
+def test_quiet_stream_is_commented(bench, monkeypatch):
+    monkeypatch.setattr(rsgi, "COMMENT_S", 0.05)
+    made = bench()
+
+    class Silent:
+        job_id, done = "j", False
+
+        def read(self):
+            return b""
+
+    @made.app.get("/stream")
+    def stream():
+        after(Stream(feed=Silent()))
+        return Response(b"", content_type="text/event-stream")
+
+    async def go():
+        proto = Proto()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(made.ask("/stream", proto=proto), 0.4)
+        return proto
+
+    assert run(go()).body.count(b": quiet") >= 3
+
+
+def test_stream_beyond_the_limit_is_refused(bench):
+    made = bench(max_waits=0)
+
+    @made.app.get("/stream")
+    def stream():
+        after(Stream(feed=CountingFeed(1)))
+        return Response(b"", content_type="text/event-stream")
+
+    proto = run(made.ask("/stream"))
+    assert proto.status == 503
+    assert json.loads(proto.body)["code"] == "too_many_waits"
+    assert proto.headers["retry-after"] == "5"
+
+
+def test_full_process_is_told_to_the_view(bench):
+    made = bench(max_waits=0)
+
+    @made.app.get("/full")
+    def full():
+        return json_response(json.dumps(loop().full).encode())
+
+    assert run(made.ask("/full")).body == b"true"
+
+
+def test_chunks_are_read_in_a_thread(bench):
+    made, names = bench(), []
+
+    @made.app.get("/file")
+    def file():
+        def parts():
+            for number in range(3):
+                names.append(threading.current_thread().name)
+                yield b"%d" % number
+
+        after(Chunks())
+        return Response(parts(), direct_passthrough=True)
+
+    assert run(made.ask("/file")).body == b"012"
+    assert all(name.startswith("slow") for name in names)
+
+
+# --- bodies -------------------------------------------------------------------------------------------------
+
+
+def test_body_over_the_limit_is_refused_unread(bench):
+    made = bench(json_limit_bytes=2000)
+    thread_of(made)
+    proto = run(made.post("/thread", [b"x"] * 3000))
+    assert (proto.status, proto.taken) == (413, 0)
+
+
+def test_body_without_a_length_is_bounded(bench):
+    made = bench(json_limit_bytes=2000)
+    thread_of(made)
+    assert run(made.post("/thread", [b"x" * 100] * 5, length=-1)).status == 200
+    proto = run(made.post("/thread", [b"x" * 100] * 1000, length=-1))
+    assert proto.status == 413
+    assert proto.taken <= 22
+
+
+@pytest.mark.parametrize("length", [100, -1])
+def test_body_that_comes_too_slowly_is_a_408(bench, monkeypatch, length):
+    monkeypatch.setattr(bodies, "GRACE_S", 0.1)
+    made = bench()
+    thread_of(made)
+    proto = run(made.post("/thread", [], length=length, proto=Proto([b"x"] * 100, pause_s=0.05)))
+    assert proto.status == 408
+    assert json.loads(proto.body)["code"] == "too_slow"
+
+
+def test_length_that_is_no_number_is_refused(bench):
+    made = bench()
+    thread_of(made)
+    proto = run(made.ask("/thread", "POST", {"content-length": "many"}))
+    assert proto.status == 422
+
+
+def upload_app(made):
+    @made.app.post("/upload")
+    def upload():
+        size = 0
+        while part := request.environ["wsgi.input"].read(1000):
+            size += len(part)
+        return json_response(json.dumps([size, threading.current_thread().name]).encode())
+
+
+def test_upload_is_piped_to_a_thread_with_the_source_held_back(bench):
+    made, hold = bench(), threading.Event()
+    ahead = []
+
+    @made.app.post("/upload")
+    def upload():
+        hold.wait(10)
+        return json_response(str(len(request.environ["wsgi.input"].read())).encode())
+
+    async def go():
+        proto = Proto([b"x" * 1000] * 200)
+        asking = asyncio.ensure_future(made.post("/upload", proto.parts, kind="multipart/form-data", proto=proto))
+        await asyncio.sleep(0.1)
+        ahead.append(proto.taken)
+        hold.set()
+        return await asking
+
+    proto = run(go())
+    assert proto.body == b"200000"
+    assert ahead[0] <= bodies.AHEAD + 1
+
+
+def test_upload_that_grows_too_large_is_refused(bench):
+    made = bench(upload_limit_bytes=2000)
+    upload_app(made)
+    proto = run(made.post("/upload", [b"x" * 10_000] * 100, length=-1, kind="multipart/form-data"))
+    assert proto.status == 413
+
+
+def test_upload_that_stalls_is_a_408_and_frees_its_thread(bench, monkeypatch):
+    monkeypatch.setattr(bodies, "GRACE_S", 0.1)
+    made = bench()
+    upload_app(made)
+    proto = run(
+        made.post("/upload", [], length=10**6, kind="multipart/form-data", proto=Proto([b"x"] * 100, pause_s=0.05))
+    )
+    assert proto.status == 408
+    began = time.monotonic()
+    proto = run(made.post("/upload", [b"x" * 50], kind="multipart/form-data"))
+    assert json.loads(proto.body)[0] == 50
+    assert time.monotonic() - began < 2
+
+
+# --- the rest -----------------------------------------------------------------------------------------------
+
+
+def test_surprise_is_a_500_that_tells_nothing(bench):
+    made = bench()
+
+    @made.app.get("/boom")
+    def boom():
+        raise ValueError("secret /path")
+
+    proto = run(made.ask("/boom"))
+    assert proto.status == 500
+    assert b"secret" not in proto.body
+    assert "log" in json.loads(proto.body)["detail"]
+
+
+def test_requests_are_counted_by_route_and_status(bench):
+    made = bench()
+    thread_of(made)
+    run(made.ask("/thread"))
+    assert sum(count for _, _, count in made.stats.figures()["http"]) == 1
+
+
+def test_header_names_with_underscores_cannot_pass_for_others(bench):
+    made = bench()
+
+    @made.app.get("/who")
+    def who():
+        return json_response(json.dumps(request.headers.get("Authorization")).encode())
+
+    assert run(made.ask("/who", headers={"authorization_": "x", "auth_orization": "y"})).body == b"null"
