@@ -51,6 +51,15 @@ def store(redis) -> JobStore:
     return JobStore(redis)
 
 
+def in_turn(store: JobStore, *jobs: dict[str, Any]) -> list[str]:
+    """Ids of jobs submitted at different milliseconds."""
+    ids = []
+    for job in jobs:
+        ids.append(submitted(store, **job))
+        age(store.client, 5)
+    return ids
+
+
 def due_in(store: JobStore, job_id: str) -> float:
     """Milliseconds until a delayed job is due."""
     score = store.client.zscore(keys.DELAYED, job_id)
@@ -228,6 +237,16 @@ def test_batch_mates_of_a_deadly_job_lose_one_attempt_at_most(store):
     assert all(job is not None and job.attempts == 2 for job in store.get_many(ids))
 
 
+def test_only_the_dead_workers_jobs_are_taken_from_it(store):
+    names = ("predict@host-1/1", "predict@host-1/11", "predict@host-11/1")
+    ids = [submitted(store) for _ in names]
+    held = {name: claim_next(store, worker=name).jobs[0].id for name in names}
+    assert store.expire_worker("predict@host-1/11") == 1
+    assert store.expire_worker("predict@host-1/") == 1
+    assert [state_of(store, held[name]) for name in names] == ["queued", "queued", "running"]
+    assert sorted(held.values()) == sorted(ids)
+
+
 def kill_off(store: JobStore, queue: str = QUEUE, kind: Kind = Kind.PREDICTION) -> None:
     """One job that is lost once too often."""
     submitted(store, max_attempts=1, queue=queue, kind=kind)
@@ -266,9 +285,8 @@ def test_deadly_trainings_suspend_no_base_model(store):
 
 
 def test_released_job_keeps_its_place_and_its_attempt(store):
-    ids = [submitted(store) for _ in range(3)]
+    ids = in_turn(store, {}, {}, {})
     (first,) = claim_next(store).jobs
-    age(store.client, 5)
     store.release([(first.id, first.token)])
     assert [claim.id for claim in claim_next(store, most_rows=3).jobs] == ids
     assert all(job is not None and job.attempts == 1 for job in store.get_many(ids))
@@ -304,7 +322,7 @@ def test_claim_passes_over_many_expired_jobs(store):
 
 def test_claim_stops_at_its_rows_and_its_bytes_but_takes_one_in_any_case(store):
     big = b"x" * 5000
-    ids = [submitted(store, input=big, rows=rows) for rows in (9, 3, 4, 1)]
+    ids = in_turn(store, *[{"input": big, "rows": rows} for rows in (9, 3, 4, 1)])
     assert [claim.id for claim in claim_next(store, most_rows=8).jobs] == ids[:1]
     assert [claim.id for claim in claim_next(store, most_rows=7, most_bytes=12_000).jobs] == ids[1:3]
     submitted(store, input=big)
