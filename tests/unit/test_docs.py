@@ -1,3 +1,5 @@
+"""Pages that are made from the code say what the code says."""
+
 from pathlib import Path
 
 from coatcheck.jobs import TRANSITIONS
