@@ -1,4 +1,4 @@
-"""The command line: `python -m coatcheck run | process | audit | key`. An entry file: it reads the environment."""
+"""The command line: `python -m coatcheck run | process | audit | resume-version | key`. An entry file: it reads the environment."""
 
 from __future__ import annotations
 
@@ -54,6 +54,17 @@ def audit(repair: bool) -> None:
     count = f"{len(violations)} violation{'' if len(violations) == 1 else 's'}"
     console.print(count + (", repaired where possible" if repair and violations else ""))
     if violations:
+        sys.exit(1)
+
+
+@cli.command()
+@click.argument("version")
+def resume_version(version: str) -> None:
+    """Take new jobs again for a version that was suspended because its jobs ended their worker."""
+    settings = Settings.from_env(os.environ)
+    resumed = JobStore(connect(settings.effective_redis_url)).resume_version(version)
+    click.echo(f"version {version} takes jobs again" if resumed else f"version {version} was not suspended")
+    if not resumed:
         sys.exit(1)
 
 

@@ -75,3 +75,12 @@ def test_redis_that_is_away_is_one_line_and_status_2(coatcheck):
     answer = coatcheck("audit", COATCHECK_REDIS_URL="unix:///nonexistent/redis.sock")
     assert answer.returncode == 2
     assert len(answer.stderr.splitlines()) == 1
+
+
+def test_suspended_version_takes_jobs_again_when_resumed(coatcheck, redis):
+    redis.hset(keys.GATES, f"version:{'a' * 64}", 1)
+    first, second = coatcheck("resume-version", "a" * 64), coatcheck("resume-version", "a" * 64)
+    assert first.returncode == 0
+    assert "takes jobs again" in first.stdout
+    assert (second.returncode, "was not suspended" in second.stdout) == (1, True)
+    assert redis.hlen(keys.GATES) == 0
