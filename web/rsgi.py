@@ -161,6 +161,10 @@ class Shell:
 
     def __rsgi_del__(self, _loop: asyncio.AbstractEventLoop) -> None:
         """Granian: the loop has stopped."""
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening and let the threads end."""
         self._hub.stop()
         self._slow.shutdown(wait=False, cancel_futures=True)
         self._uploads.shutdown(wait=False, cancel_futures=True)

@@ -109,6 +109,12 @@ class Bench:
         return await self.ask(path, "POST", headers, proto)
 
 
+def here():
+    around = loop()
+    assert around is not None
+    return around
+
+
 @pytest.fixture
 def bench():
     made = []
@@ -119,7 +125,7 @@ def bench():
 
     yield make
     for one in made:
-        one.shell.__rsgi_del__(None)
+        one.shell.close()
 
 
 def run(coroutine):
@@ -152,7 +158,7 @@ def test_slow_view_is_run_again_in_a_thread(bench):
     @made.app.get("/slow")
     @off_loop
     def slow():
-        return json_response(json.dumps([threading.current_thread().name, loop().on_loop]).encode())
+        return json_response(json.dumps([threading.current_thread().name, here().on_loop]).encode())
 
     proto = run(made.ask("/slow"))
     name, on_loop = json.loads(proto.body)
@@ -321,7 +327,7 @@ def test_full_process_is_told_to_the_view(bench):
 
     @made.app.get("/full")
     def full():
-        return json_response(json.dumps(loop().full).encode())
+        return json_response(json.dumps(here().full).encode())
 
     assert run(made.ask("/full")).body == b"true"
 

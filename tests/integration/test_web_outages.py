@@ -1,0 +1,195 @@
+"""The web tier while Redis is away, slow or back again, while it is full, and while one of its processes is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from web_service import WebService, web_service
+
+from coatcheck.embedded_redis import EmbeddedRedis
+from coatcheck.settings import Settings
+
+
+class OwnRedis:
+    """A server of the test's own, to be stopped, killed and started again."""
+
+    def __init__(self, folder):
+        self.server = EmbeddedRedis(folder, memory_bytes=2**28)
+        self.process = None
+
+    def start(self):
+        self.server.prepare()
+        self.process = subprocess.Popen(self.server.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.server.wait()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+
+@pytest.fixture
+def own_redis(tmp_path) -> Iterator[OwnRedis]:
+    made = OwnRedis(tmp_path / "redis")
+    made.start()
+    yield made
+    made.signal(signal.SIGCONT)
+    made.kill()
+
+
+@pytest.fixture
+def service(own_redis, tmp_path) -> Iterator[WebService]:
+    settings = Settings(home=tmp_path / "home", redis_url=own_redis.server.url)
+    with web_service(settings, processes=1, max_waits=20) as running:
+        yield running
+
+
+def in_background(call) -> tuple[threading.Thread, list[httpx.Response]]:
+    answers: list[httpx.Response] = []
+    thread = threading.Thread(target=lambda: answers.append(call()))
+    thread.start()
+    return thread, answers
+
+
+def until(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def until_ok(call, seconds=10.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if (answer := call()).status_code < 500:
+            return answer
+        time.sleep(0.05)
+    raise AssertionError(f"still {answer.status_code}: {answer.text}")
+
+
+def test_redis_that_hangs_is_a_503_within_the_second_for_everybody(service, own_redis):
+    job = service.predict().json()
+    own_redis.signal(signal.SIGSTOP)
+    took = []
+
+    def ask():
+        with httpx.Client(headers=service.client.headers, base_url=service.url, timeout=20) as client:
+            began = time.monotonic()
+            answer = client.get(f"/v1/predictions/{job['id']}")
+            took.append(time.monotonic() - began)
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"]
+            assert answer.json()["code"] == "store_unavailable"
+
+    threads = [threading.Thread(target=ask) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(took) == 16
+    assert max(took) < 3.0
+    assert service.client.get("/healthz").status_code == 200
+    checks = service.client.get("/readyz").json()["checks"]
+    assert checks["redis"]["ready"] is False
+    own_redis.signal(signal.SIGCONT)
+    assert until_ok(lambda: service.client.get(f"/v1/predictions/{job['id']}")).json()["id"] == job["id"]
+
+
+def test_wait_survives_a_killed_redis(service, own_redis):
+    job = service.predict(30, 12).json()
+    thread, answers = in_background(
+        lambda: httpx.get(job["urls"]["get"], params={"wait": 20}, headers=service.client.headers, timeout=30)
+    )
+    time.sleep(0.3)
+    own_redis.kill()
+    time.sleep(0.3)
+    own_redis.start()
+    with service.worker().running():
+        thread.join()
+    assert answers[0].json()["output"] == {"value": 42}
+    with service.worker().running():
+        answer = until_ok(lambda: service.predict(1, 1, headers={"Prefer": "wait"}))
+        assert answer.json()["status"] == "succeeded", "later waits are woken again"
+
+
+def test_accepted_wait_is_answered_with_its_id_when_redis_goes_away(service, own_redis):
+    thread, answers = in_background(
+        lambda: httpx.post(
+            f"{service.url}/v1/predictions",
+            json={"version": "me/flowers", "input": {"x": 1, "y": 2}},
+            headers={**service.client.headers, "Prefer": "wait=2"},
+            timeout=30,
+        )
+    )
+    time.sleep(0.5)
+    own_redis.kill()
+    thread.join()
+    assert answers[0].status_code == 201
+    assert answers[0].json()["id"]
+    assert answers[0].json()["status"] == "starting"
+
+
+def test_waits_are_bounded_and_the_rest_are_answered_at_once(service):
+    job = service.predict().json()
+
+    def wait():
+        return httpx.get(job["urls"]["get"], params={"wait": 8}, headers=service.client.headers, timeout=30)
+
+    waiting = [in_background(wait) for _ in range(20)]
+    until(lambda: 'process_waits{kind="web"' in (text := service.client.get("/metrics").text) and "} 20\n" in text)
+    began = time.monotonic()
+    answer = service.client.get(job["urls"]["get"], params={"wait": 8})
+    assert (answer.status_code, answer.json()["state"]) == (200, "queued")
+    stream = service.client.get(job["urls"]["stream"])
+    assert (stream.status_code, stream.json()["code"]) == (503, "too_many_waits")
+    assert time.monotonic() - began < 4
+    service.client.post(job["urls"]["cancel"])
+    for thread, answers in waiting:
+        thread.join()
+        assert answers[0].json()["status"] == "canceled"
+
+
+def test_killed_web_process_is_replaced_and_its_jobs_go_on(service):
+    job = service.predict(20, 3).json()
+    for pid in children(service.process.pid):
+        os.kill(pid, signal.SIGKILL)
+
+    def ask():
+        try:
+            return service.client.get(job["urls"]["get"])
+        except httpx.TransportError:
+            return httpx.Response(599)
+
+    assert until_ok(ask).json()["id"] == job["id"]
+    with service.worker().running():
+        assert service.client.get(job["urls"]["get"], params={"wait": 5}).json()["output"] == {"value": 23}
+
+
+def test_web_processes_die_with_their_parent(service):
+    workers = children(service.process.pid)
+    service.process.kill()
+    end = time.monotonic() + 5
+    while any(alive(pid) for pid in workers) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not [pid for pid in workers if alive(pid)]
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
