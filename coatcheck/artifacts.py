@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -45,6 +46,8 @@ class ArtifactStore:
             tuple[Any, str], fsspec.core.url_to_fs(url, **({"auto_mkdir": True} if url.startswith("file:") else {}))
         )
 
+        self._local = "file" in cast(tuple[str, ...], self._filesystem.protocol)
+
     def write(self, name: str, source: BinaryIO, *, limit_bytes: int | None = None) -> Stored:
         """Stream `source` to `name`, hashing on the way; nothing is left behind on failure.
 
@@ -61,13 +64,15 @@ class ArtifactStore:
                 sha256.update(chunk)
                 md5.update(chunk)
                 target.write(chunk)
+            self._settle(target)
         return Stored(size=size, sha256=sha256.hexdigest(), md5=md5.hexdigest())
 
     def write_bytes(self, name: str, content: bytes) -> Stored:
         """Write a small file at once."""
         path = self._path(name)
-        with self._undone_on_failure(path):
-            self._filesystem.pipe_file(path, content)
+        with self._undone_on_failure(path), self._filesystem.open(path, "wb") as target:
+            target.write(content)
+            self._settle(target)
         return Stored(
             size=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
@@ -124,7 +129,7 @@ class ArtifactStore:
     def delete(self, prefix: str) -> None:
         """Remove a prefix: the manifest first, so that no reader takes a half for the whole."""
         path = self._path(prefix)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             self._filesystem.rm_file(f"{path}/{MANIFEST}")
         with contextlib.suppress(FileNotFoundError):
             self._filesystem.rm(path, recursive=True)
@@ -139,7 +144,7 @@ class ArtifactStore:
 
     def free_bytes(self) -> int | None:
         """Space left on a local disk; None where the storage has no such figure."""
-        if "file" not in cast(tuple[str, ...], self._filesystem.protocol):
+        if not self._local:
             return None
         Path(self._root).mkdir(parents=True, exist_ok=True)
         return shutil.disk_usage(self._root).free
@@ -150,6 +155,17 @@ class ArtifactStore:
         self.write_bytes(name, b"probe")
         self.read_bytes(name)
         self._filesystem.rm_file(self._path(name))
+
+    def _settle(self, target: Any) -> None:
+        # On a local disk an accepted input, or a file a manifest will name, must survive a power cut.
+        if self._local:
+            target.flush()
+            os.fsync(target.fileno())
+            folder = os.open(Path(target.name).parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
     def _path(self, name: str) -> str:
         parts = name.split("/")

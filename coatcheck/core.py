@@ -17,7 +17,15 @@ from coatcheck.accounts import Accounts
 from coatcheck.artifacts import ArtifactStore
 from coatcheck.claims import Idempotency, NewJob
 from coatcheck.connections import connect
-from coatcheck.errors import Conflict, InvalidInput, JobExpired, JobFinished, JobNotFound, VersionNotFound
+from coatcheck.errors import (
+    Conflict,
+    InvalidInput,
+    JobExpired,
+    JobFinished,
+    JobNotFound,
+    StoreUnavailable,
+    VersionNotFound,
+)
 from coatcheck.files import Files
 from coatcheck.jobs import HistoryLine, Job, Kind, Status, id_time_ms, new_id
 from coatcheck.listing import Page, PageRequest, read_page
@@ -370,13 +378,19 @@ class JobQueue:
     def _submit(self, new: NewJob) -> Submitted:
         try:
             accepted = self._store.submit(new)
+        except StoreUnavailable:
+            raise  # it may have been accepted: its input stays until the sweep of what nobody names
         except Exception:
-            if new.input_ref:
-                self._artifacts.delete(new.input_ref)
+            self._forget_input(new)
             raise
         if not accepted.created:
+            self._forget_input(new)
             return Submitted(job=self.get(new.account, accepted.id), created=False)
         return Submitted(job=_as_job(new, accepted.at_ms), created=True)
+
+    def _forget_input(self, new: NewJob) -> None:
+        if new.input_ref:
+            self._artifacts.delete(new.input_ref)
 
     def _stored(self, inline: bytes | None, ref: str, name: str) -> bytes | None:
         if inline is not None or not ref:

@@ -118,21 +118,29 @@ class Registry:
         if owner != account:
             raise Forbidden(f"owner is {owner!r}; your key belongs to {account!r}", field="owner")
         created = int(time.time() * 1000)
-        if not self._client.hsetnx(keys.model(owner, name), "created", str(created)):
+        record = {"created": created, "account": account, "visibility": visibility, "description": description}
+        pipeline = self._client.pipeline(transaction=True)
+        for field, value in record.items():
+            pipeline.hsetnx(keys.model(owner, name), field, str(value))
+        pipeline.zadd(keys.models(owner), {name: created}, nx=True)
+        if not pipeline.execute()[0]:
             raise ModelExists(f"The model {owner}/{name} exists.", field="name")
-        record: dict[Any, Any] = {"account": account, "visibility": visibility, "description": description}
-        self._client.hset(keys.model(owner, name), mapping=record)
-        self._client.zadd(keys.models(owner), {name: created})
         return self.model(account, owner, name)
 
     def delete_model(self, account: str, owner: str, name: str) -> None:
         """Remove a model without versions. Raises ModelNotFound, Forbidden, ModelInUse."""
         self._own(account, owner, name)
-        count = self._client.zcard(keys.versions(owner, name))
-        if count:
-            raise ModelInUse(f"The model {owner}/{name} has {count} version(s); delete them first.")
-        self._client.delete(keys.model(owner, name), keys.aliases(owner, name))
-        self._client.zrem(keys.models(owner), name)
+
+        def remove(pipeline: Any) -> None:
+            count = pipeline.zcard(keys.versions(owner, name))
+            if count:
+                raise ModelInUse(f"The model {owner}/{name} has {count} version(s); delete them first.")
+            pipeline.multi()
+            pipeline.delete(keys.model(owner, name), keys.aliases(owner, name))
+            pipeline.zrem(keys.models(owner), name)
+
+        # A training may publish at this moment: then it is looked at again.
+        self._client.transaction(remove, keys.versions(owner, name))
 
     # -- versions ----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,85 @@
+"""Uploaded files: bytes in storage, a record in Redis, each visible to its account alone."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+
+import pytest
+
+from coatcheck.artifacts import ArtifactStore
+from coatcheck.errors import FileNotFound, TooLarge
+from coatcheck.files import Files
+
+
+@pytest.fixture
+def artifacts(tmp_path) -> ArtifactStore:
+    return ArtifactStore(f"file://{tmp_path / 'root'}")
+
+
+@pytest.fixture
+def files(redis, artifacts) -> Files:
+    return Files(redis, artifacts)
+
+
+def upload(files: Files, content: bytes = b"a,b\n1,2\n", account: str = "ann", **changes):
+    given = {"filename": "data.csv", "content_type": "text/csv"} | changes
+    return files.create(account, io.BytesIO(content), **given)
+
+
+def test_uploaded_file_is_found_with_its_digests_and_bytes(files):
+    made = upload(files, metadata={"note": "ü", "n": 1})
+    found = files.get("ann", made.id)
+    assert found == made
+    assert (found.size, found.sha256) == (8, hashlib.sha256(b"a,b\n1,2\n").hexdigest())
+    with files.open(found) as stream:
+        assert stream.read() == b"a,b\n1,2\n"
+
+
+def test_file_of_another_account_does_not_exist(files):
+    made = upload(files)
+    for call in (files.get, files.delete):
+        with pytest.raises(FileNotFound):
+            call("bob", made.id)
+    assert files.page("bob") == []
+    assert files.get("ann", made.id) == made
+
+
+@pytest.mark.parametrize("file_id", ["", "no", "../x", "c" + "0" * 26, "a\r\nb"])
+def test_id_that_is_none_is_not_found(files, file_id):
+    with pytest.raises(FileNotFound):
+        files.get("ann", file_id)
+
+
+def test_refused_upload_leaves_neither_record_nor_bytes(files, artifacts, redis):
+    with pytest.raises(TooLarge):
+        upload(files, b"x" * 1001, limit_bytes=1000)
+    assert files.page("ann") == []
+    assert redis.keys("*") == []
+    assert [name for prefix in artifacts.list("files") for name in artifacts.list(f"files/{prefix}")] == []
+
+
+def test_pages_are_newest_first_and_hold_each_file_once(files, redis):
+    ids = [upload(files, filename=f"{number}.csv").id for number in range(5)]
+    for number, file_id in enumerate(ids):  # a second apart
+        redis.hset(f"q:{{c}}:file:{file_id}", "created", 1_000_000 + number)
+        redis.zadd("q:{c}:files:ann", {file_id: 1_000_000 + number})
+    first = files.page("ann", limit=2)
+    second = files.page("ann", limit=9, before_ms=first[-1].created_ms)
+    assert [file.id for file in [*first, *second]] == ids[::-1]
+
+
+def test_deleted_file_takes_its_bytes_with_it(files, artifacts):
+    made, other = upload(files), upload(files)
+    files.delete("ann", made.id)
+    with pytest.raises(FileNotFound):
+        files.get("ann", made.id)
+    assert artifacts.list("files") == [other.id]
+    assert [file.id for file in files.page("ann")] == [other.id]
+
+
+def test_manifest_tells_owner_and_name_so_that_the_registry_can_be_rebuilt(files, artifacts):
+    made = upload(files)
+    manifest = artifacts.manifest(f"files/{made.id}")
+    assert (manifest["kind"], manifest["account"], manifest["name"]) == ("file", "ann", "data.csv")
+    assert manifest["sha256"] == made.sha256
