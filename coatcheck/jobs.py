@@ -40,7 +40,7 @@ class Status(StrEnum):
     FAILED = "failed"
     #: Finished because the client said so.
     CANCELED = "canceled"
-    #: Never started within its queue TTL.
+    #: Not claimed within its queue TTL; waiting again starts a new one.
     EXPIRED = "expired"
 
     @property
@@ -129,7 +129,7 @@ class Job:
     created_ms: int
     started_ms: int | None
     ended_ms: int | None
-    #: When it expires if nobody claims it.
+    #: When it expires if nobody claims it; None when it does not wait.
     queue_deadline_ms: int | None
     #: When its record is deleted; None while it is open.
     delete_ms: int | None
@@ -185,7 +185,7 @@ class Job:
             created_ms=created_ms,
             started_ms=number(b"t_s"),
             ended_ms=number(b"t_e"),
-            queue_deadline_ms=number(b"exp_at"),
+            queue_deadline_ms=number(b"exp_at") if status is Status.QUEUED else None,
             delete_ms=number(b"del_at"),
             limit_ms=number(b"limit_ms") or 0,
             attempts=number(b"att") or 0,
