@@ -48,10 +48,6 @@ def test_every_status_is_reached_and_no_ended_one_is_left():
     assert all(status.terminal == (status in TERMINAL) for status in Status)
 
 
-def test_canceled_has_one_l_everywhere():
-    assert "cancelled" not in {str(status) for status in Status}
-
-
 def test_record_with_the_fields_of_a_new_job_alone_is_read():
     job = Job.from_hash("id", RECORD | {b"st": b"queued"})
     assert (job.status, job.kind, job.created_ms, job.queue) == (Status.QUEUED, Kind.PREDICTION, 1000, "predict:v")
