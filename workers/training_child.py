@@ -12,6 +12,7 @@ import argparse
 import ctypes
 import errno
 import os
+import select
 import signal
 import sys
 import threading
@@ -33,8 +34,8 @@ def main() -> int:
     arguments = parser.parse_args()
     die_with_parent(arguments.parent_pid)
     events = Events(arguments.events_fd)
-    warm()
-    events.send("ready", pid=os.getpid())
+    if not select.select([sys.stdin], [], [], 0)[0]:
+        wait_warmly(events)
     lines = read_lines(sys.stdin.fileno())
     line = next(lines, b"")
     if not line.strip():
@@ -55,11 +56,25 @@ def die_with_parent(parent_pid: int) -> None:
         os._exit(3)
 
 
-def warm() -> None:
-    """Import and run once what is slow the first time: torch, scikit-learn, the exporter (seconds each)."""
-    from workers.training_run import warm_up
+def wait_warmly(events: Events) -> None:
+    """Until there is a spec: import and run once what is slow the first time, at the lowest priority.
 
-    warm_up()
+    Done in a thread because a thread's priority is its own: this one must not take a core from predictions, the
+    main thread, which trains, keeps the priority it has (lowering it could not be undone).
+    """
+
+    def warm() -> None:
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        from workers.training_run import warm_up
+
+        warm_up()
+        events.send("ready", pid=os.getpid())
+
+    thread = threading.Thread(target=warm, name="warm", daemon=True)
+    thread.start()
+    select.select([sys.stdin], [], [])
+    thread.join()
 
 
 def report(spec: TrainingSpec, control: Control) -> None:

@@ -110,6 +110,7 @@ class TrainingJob:
         job = self._core.store.get(self._claimed.id)
         if job is None:
             return "gone"
+        self._heart.progress({"phase": "starting", "done": 0, "total": 1})
         with work_folder(self._core.settings.home, self._claimed.id) as folder, contextlib.ExitStack() as stack:
             given = self._input()
             dataset = stack.enter_context(fetch_dataset(self._core, job, str(given.get("dataset", "")), folder))
@@ -149,6 +150,7 @@ class TrainingJob:
             checkpoint_period_s=settings.checkpoint_period_s,
             soft_limit_s=max(limit_s * SOFT_SHARE, limit_s - SOFT_MARGIN_S) - self._age(),
             metadata={"owner": owner, "name": name, "training": job.id},
+            gpu_lock=str(settings.home.absolute() / "gpu0.lock"),
             failpoints=settings.failpoints,
         )
 
@@ -174,20 +176,25 @@ class TrainingJob:
     def _follow(self, child: TrainingProcess, uploader: CheckpointUploader) -> End:
         """Forward events until the last one, or until something else ends it."""
         deadlines = _Deadlines(limit=self._began + self._claimed.limit_ms / 1000)
+        heard = False
         while True:
             event = child.next_event(POLL_S)
             now = time.monotonic()
             if event is not None:
+                heard = True
                 if event["event"] in LAST_EVENTS:
                     return End(word=event.pop("event"), fields=event)
                 self._forward(event, uploader)
             elif child.ended:
-                return End(word="died", fields={})
+                return End(word=self._asked() or "died", fields={})
             if self._heart.lost.is_set():
                 return End(word="lost", fields={})
             if now > deadlines.limit:
                 child.freeze_and_kill()
                 return End(word="run_limit", fields={})
+            if self._asked() and not heard:  # it still imports, and cannot listen: nothing is lost
+                child.freeze_and_kill()
+                return End(word=self._asked(), fields={})
             if self._heart.cancel.is_set() and deadlines.term is None:
                 child.tell("cancel")
                 deadlines.give(now, CANCEL_GRACE_S)
@@ -199,7 +206,13 @@ class TrainingJob:
                 child.terminate()
             if deadlines.kill is not None and now > deadlines.kill:
                 child.freeze_and_kill()
-                return End(word="canceled" if self._heart.cancel.is_set() else "stopped", fields={})
+                return End(word=self._asked(), fields={})
+
+    def _asked(self) -> str:
+        """What this training was asked to end with, or ''."""
+        if self._heart.cancel.is_set():
+            return "canceled"
+        return "stopped" if self._stopping.is_set() else ""
 
     def _forward(self, event: dict[str, Any], uploader: CheckpointUploader) -> None:
         word = event.pop("event")
@@ -246,6 +259,7 @@ class TrainingJob:
     def _publish(self, result: dict[str, Any], job: Job, dataset: LocalDataset, out: Path) -> str:
         owner, _, name = job.destination.partition("/")
         told = _told(result)
+        told["seconds"] = {**told["seconds"], "job": round(self._age(), 3)}
         about = {
             "owner": owner,
             "name": name,

@@ -7,6 +7,7 @@ go afterwards.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import math
 import os
@@ -129,7 +130,7 @@ class TrainingRun:
     def _set_threads(self, dataset: Dataset) -> None:
         assert isinstance(self.options, (CnnTraining, MlpTraining))
         numbers = self.options.batch_size * math.prod(dataset.rows.shape[1:])
-        torch.set_num_threads(1 if numbers <= SMALL_BATCH else len(os.sched_getaffinity(0)))
+        torch.set_num_threads(1 if numbers <= SMALL_BATCH else os.cpu_count() or 1)
 
     def _fit(self, network: TrainableNetwork, dataset: Dataset, parts: Split) -> FitResult:
         assert isinstance(self.options, (CnnTraining, MlpTraining))
@@ -144,6 +145,7 @@ class TrainingRun:
             seed=given.seed,
             max_seconds=given.max_minutes * 60 if given.max_minutes else math.inf,
         )
+        self._hold_gpu()
         network.to(self.device)
         train, validation = self._part(dataset, parts.train), self._part(dataset, parts.validation)
         loop: Loop = Loop(network, train, validation, options)
@@ -159,6 +161,19 @@ class TrainingRun:
             self.control.stepping = False
             if self.control.word == "cancel":
                 raise Canceled
+
+    def _hold_gpu(self) -> None:
+        """Wait until no other process of this host trains on the GPU; the kernel lets go when this one dies."""
+        if self.device.type != "cuda" or not self.spec.gpu_lock:
+            return
+        self._lock = os.open(self.spec.gpu_lock, os.O_CREAT | os.O_RDWR, 0o600)
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                self.progress("waiting for the GPU", 0, 1)
+                time.sleep(0.5)
 
     def _part(self, dataset: Dataset, positions: np.ndarray[Any, Any]) -> Part:
         rows = torch.from_numpy(dataset.rows[positions]).to(self.device)

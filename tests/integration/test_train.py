@@ -132,7 +132,7 @@ def test_a_training_publishes_a_version_that_names_its_dataset_and_options(core,
     assert set(manifest["files"]) == {"model.onnx", "signature.json", "metrics.json"}
     assert manifest["lineage"]["dataset"]["sha256"]
     assert core.artifacts.read_bytes(f"{version.prefix}/model.onnx") == b"not really"
-    names = [name for name, _ in told(core, job.id)]
+    names = [name for name, _ in told(core, job.id) if name != "progress"]
     assert names[:2] == ["log", "metric"]
 
 
@@ -205,6 +205,19 @@ def test_cancel_ends_a_child_that_ignores_everything_and_its_grandchildren(core,
     core.queue.cancel(ME, job_id)
     assert wait(core, job_id).status is Status.CANCELED
     wait(core, job_id, lambda _: group_of(group) == [])
+
+
+def test_cancel_does_not_wait_for_a_child_that_still_imports(core, start_worker, monkeypatch):
+    worker = start_worker()
+    silent = (sys.executable, "-c", "import time; time.sleep(60)")
+    monkeypatch.setattr(worker, "make_child", lambda: TrainingProcess(silent))
+    monkeypatch.setattr(worker.loop, "_make_child", worker.make_child)
+    job_id = submit(core, WELL)
+    wait(core, job_id, lambda job: job.status is Status.RUNNING)
+    core.queue.cancel(ME, job_id)
+    job = wait(core, job_id)
+    assert job.status is Status.CANCELED
+    assert (job.ended_ms or 0) - (job.started_ms or 0) < 1500
 
 
 def test_the_run_limit_kills_a_child_that_ignores_everything(fast, redis, start_worker, core):

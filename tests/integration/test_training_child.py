@@ -214,6 +214,41 @@ def test_a_loss_that_is_no_number_is_the_users_to_mend():
         Loop(network, part, part, options).fit()
 
 
+class Hungry(Mlp):
+    """Runs out of memory above `most` rows."""
+
+    most = 1000
+
+    def loss(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self.training and len(scores) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().loss(scores, labels)
+
+
+def hungry_loop(most: int) -> Loop:
+    seed_everything(0)
+    rows = torch.randn(64, 1)
+    network = Hungry(MlpTraining(dataset="-", dropout=0), (NumberInput(name="a"),), rows.numpy(), np.arange(64) % 2, 2)
+    network.most = most
+    part = Part(rows=rows, labels=torch.arange(64) % 2)
+    options = LoopOptions(
+        epochs=3, batch_size=32, optimizer="sgd", learning_rate=0.1, weight_decay=0.0, patience=5, seed=0
+    )
+    return Loop(network, part, part, options)
+
+
+def test_a_batch_too_large_for_the_gpu_is_taken_in_parts_with_the_same_result():
+    whole, parts = hungry_loop(1000), hungry_loop(10)
+    losses = [loop.fit().history[-1].loss for loop in (whole, parts)]
+    assert (whole.halvings, parts.halvings) == (0, 2)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_gpu_too_small_for_an_eighth_of_a_batch_is_the_users_to_mend():
+    with pytest.raises(torch.OutOfMemoryError):
+        hungry_loop(3).fit()
+
+
 # -- checkpoints -----------------------------------------------------------------------------------------------
 
 
@@ -277,10 +312,10 @@ def child(monkeypatch):
 
 
 def test_the_process_trains_and_ends_with_a_result(child, iris):
+    assert child.ready.wait(120), "it warms up while nobody needs it"
     child.begin(spec(iris, target="species", epochs=3))
     event, seen = last_event(child)
     assert event["event"] == "result", event
-    assert child.ready.is_set()
     assert {"progress", "metrics", "log"} <= {one["event"] for one in seen}
     assert child.close() == 0
 
@@ -309,3 +344,20 @@ def test_the_process_is_told_to_end_while_it_trains(child, iris, way):
     assert time.monotonic() - began < 2
     kept = checkpoints.newest(iris.parent / "checkpoint_dir")
     assert (kept is not None) == (way == "signal")
+
+
+@pytest.mark.parametrize("point", ["child_step:17", "child_checkpoint:2", "child_export:1"])
+def test_a_killed_process_is_resumed_to_the_same_file_bit_for_bit(child, iris, point):
+    given: dict[str, Any] = {"target": "species", "epochs": 6, "batch_size": 16, "dropout": 0.2}
+    run(spec(iris, **given))
+    whole = weights(iris.parent / "out_dir")
+    folder = str(iris.parent / "of-the-killed")
+    about = {"checkpoint_dir": folder, "checkpoint_period_s": 0.0, "failpoints": point}
+    child.begin(spec(iris, **given, about=about))
+    deadline = time.monotonic() + 60
+    while child.alive and time.monotonic() < deadline:
+        child.next_event(0.1)
+    assert child.close() == -signal.SIGKILL
+    _, recorder = run(spec(iris, **given, about={"resume_dir": folder}))
+    assert any("resumed from step" in event["line"] for event in recorder.named("log"))
+    assert weights(iris.parent / "out_dir") == whole

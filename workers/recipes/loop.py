@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+#: A batch is taken in at most 2 to this many parts when memory runs out.
+MOST_HALVINGS = 3
 #: Raised when the layout of a checkpoint changes: older ones are then not resumed.
 STATE_VERSION = 1
 
@@ -136,6 +138,7 @@ class Loop:
         self.best = _copy(network)
         self.steps_per_epoch = _steps(len(train.rows), options.batch_size)
         self.total_steps = self.steps_per_epoch * options.epochs
+        self.halvings = 0
         self._order: tuple[int, Tensor] | None = None
 
     def fit(self) -> FitResult:
@@ -173,15 +176,7 @@ class Loop:
         while position.step_in_epoch < self.steps_per_epoch:
             self.hooks.step(position.step, self.total_steps)
             indices = self._batch(position.step_in_epoch)
-            rate = self._rate(position.step)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.zero_grad(set_to_none=True)
-            loss = self.network.loss(self.network.scores(self.train.rows[indices]), self.train.labels[indices])
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
-            self.optimizer.step()
-            loss_sum += loss.detach().double() * len(indices)
+            loss_sum += self._step(indices) * len(indices)
             position.rows_seen += len(indices)
             position.step_in_epoch += 1
             position.step += 1
@@ -192,6 +187,40 @@ class Loop:
             if position.elapsed > self.options.max_seconds:
                 break
         position.loss_sum = float(loss_sum)
+
+    def _step(self, indices: Tensor) -> Tensor:
+        """One step of the optimizer; its mean loss. A batch the GPU cannot hold is taken in halves from then on."""
+        rate = self._rate(self.position.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # Halved outside the except block: the exception keeps the tensors of its frames alive.
+        while (loss := self._try_gradients(indices)) is None:
+            self.halvings += 1
+            self.optimizer.zero_grad(set_to_none=True)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        self.optimizer.step()
+        return loss
+
+    def _try_gradients(self, indices: Tensor) -> Tensor | None:
+        try:
+            return self._gradients(indices)
+        except torch.OutOfMemoryError:
+            if self.halvings == MOST_HALVINGS:
+                raise
+            return None
+
+    def _gradients(self, indices: Tensor) -> Tensor:
+        """Gradients of the mean loss over the rows, summed up over 2^halvings parts."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), dtype=torch.float64, device=self.train.rows.device)
+        for part in indices.chunk(2**self.halvings):
+            loss = self.network.loss(self.network.scores(self.train.rows[part]), self.train.labels[part])
+            share = len(part) / len(indices)
+            (loss * share if self.halvings else loss).backward()
+            total += loss.detach().double() * share
+        return total
 
     def _end_epoch(self, seconds: float) -> None:
         position = self.position
