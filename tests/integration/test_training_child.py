@@ -317,6 +317,9 @@ def test_the_process_trains_and_ends_with_a_result(child, iris):
     event, seen = last_event(child)
     assert event["event"] == "result", event
     assert {"progress", "metrics", "log"} <= {one["event"] for one in seen}
+    deadline = time.monotonic() + 10
+    while child.alive and time.monotonic() < deadline:
+        time.sleep(0.02)
     assert child.close() == 0
 
 
