@@ -40,8 +40,8 @@ def list_jobs(kinds: tuple[Kind, ...]) -> Response:
     page = core().queue.page(caller().account, wanted)
     base_url = core().settings.base_url
     results = [job_object(job, base_url, full=False) for job in page.jobs]
-    older = _link(page.jobs[-1].id) if page.older and page.jobs else None
-    newer = _link(page.jobs[0].id, newer=True) if page.newer and page.jobs else None
+    older = _link(page.older) if page.older else None
+    newer = _link(page.newer, newer=True) if page.newer else None
     return json_response(render_page(results, older, newer))
 
 
