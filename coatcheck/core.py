@@ -16,7 +16,7 @@ from coatcheck import catalog, keys, liveness
 from coatcheck.accounts import Accounts
 from coatcheck.artifacts import ArtifactStore
 from coatcheck.claims import Idempotency, NewJob
-from coatcheck.connections import connect
+from coatcheck.connections import DirectCalls, connect
 from coatcheck.errors import (
     Conflict,
     InvalidInput,
@@ -428,10 +428,12 @@ class Core:
     artifacts: ArtifactStore
 
 
-def open_core(settings: Settings, client: redis.Redis | None = None) -> Core:
+def open_core(settings: Settings, client: redis.Redis | None = None, calls: DirectCalls | None = None) -> Core:
     """Build the core over the settings' Redis and storage. Connects lazily: no call is made here."""
     client = client or connect(settings.effective_redis_url)
-    store = JobStore(client, max_queue_depth=settings.max_queue_depth, max_open_jobs=settings.max_open_jobs)
+    store = JobStore(
+        client, max_queue_depth=settings.max_queue_depth, max_open_jobs=settings.max_open_jobs, calls=calls
+    )
     artifacts = ArtifactStore(settings.effective_storage_url)
     registry, files = Registry(client), Files(client, artifacts)
     return Core(
@@ -498,8 +500,8 @@ def _event_order(event_id: str) -> tuple[int, int, int]:
         if rest == "z":
             return int(milliseconds), 2, 0
         if rest.startswith("h"):
-            return int(milliseconds), 0, int(rest[1:])
-        return int(milliseconds), 1, int(rest or 0)
+            return int(milliseconds), 1, int(rest[1:])
+        return int(milliseconds), 0, int(rest or 0)  # what a report brings is told before the end it reports
     except ValueError:
         raise InvalidInput(
             f"Last-Event-ID is {event_id[:80]!r}; expected an id this stream sent", field="Last-Event-ID"
