@@ -152,9 +152,7 @@ def test_large_input_goes_through_storage_and_comes_back_whole(core, version):
     (claim,) = claim_next(core.store).jobs
     assert (claim.input, claim.input_ref, claim.rows) == (b"", f"inputs/{made.job.id}", 200)
     core.artifacts.write_bytes(f"outputs/{claim.id}/output.json", b"[1]")
-    core.store.complete(
-        Completion(id=claim.id, token=claim.token, status=Status.SUCCEEDED, output_ref=f"outputs/{claim.id}")
-    )
+    core.store.complete(completion(claim, output=b"", output_ref=f"outputs/{claim.id}"))
     assert core.queue.output_of(core.queue.get(ME, made.job.id)) == b"[1]"
 
 
