@@ -26,6 +26,8 @@ from workers import checkpoints
 
 FILES = ("model.onnx", "signature.json", "metrics.json")
 UPLOAD_TRIES = 3
+#: Confusion matrices beyond so many classes stay in metrics.json alone.
+MOST_CLASSES_TOLD = 50
 
 log = structlog.get_logger()
 
@@ -179,3 +181,12 @@ def store_version(
     manifest = {**about, "kind": "version", "files": files}
     content = artifacts.write_manifest(prefix, manifest)
     return hashlib.sha256(content).hexdigest(), manifest
+
+
+def told_of(result: dict[str, Any]) -> dict[str, Any]:
+    """What of a child's result goes into the job's output, the manifest and the version's record."""
+    test = dict(result["test"])
+    if len(test.get("confusion", ())) > MOST_CLASSES_TOLD:
+        del test["confusion"], test["classes"]
+    names = ("task", "rows", "ignored_columns", "training", "export", "parity", "seconds")
+    return {"metrics": test, **{name: result[name] for name in names}}

@@ -52,8 +52,6 @@ class Heart:
         self.cancel = threading.Event()
         #: Set when the job is, or may be, somebody else's.
         self.lost = threading.Event()
-        #: True when Redis said so (rather than not answering).
-        self.told_lost = False
         self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
         self._watch = threading.Thread(target=self._guard, name="heart-guard", daemon=True)
 
@@ -133,7 +131,6 @@ class Heart:
         if answer is BeatAnswer.CANCEL:
             self.cancel.set()
         elif answer is BeatAnswer.LOST and not self._stopping:
-            self.told_lost = True
             self._lose("the lease is somebody else's")
 
     def _guard(self) -> None:

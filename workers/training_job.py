@@ -19,13 +19,20 @@ from typing import Any
 import msgspec
 import structlog
 
-from coatcheck.claims import Claimed, Completion, Outcome, Publication, Reported
+from coatcheck.claims import Beat, BeatAnswer, Claimed, Completion, Outcome, Publication, Reported
 from coatcheck.core import Core
 from coatcheck.errors import CoatcheckError, NotEnoughSpace, Unavailable
 from coatcheck.failpoints import Failpoints
 from coatcheck.jobs import Job, Status
 from workers import checkpoints
-from workers.training_files import CheckpointUploader, LocalDataset, fetch_checkpoint, fetch_dataset, store_version
+from workers.training_files import (
+    CheckpointUploader,
+    LocalDataset,
+    fetch_checkpoint,
+    fetch_dataset,
+    store_version,
+    told_of,
+)
 from workers.training_heart import Heart
 from workers.training_process import LAST_EVENTS, TrainingProcess
 from workers.training_protocol import TrainingSpec
@@ -44,8 +51,6 @@ SOFT_MARGIN_S = 30.0
 SOFT_SHARE = 0.9
 #: Refuse to start with less free than this.
 LEAST_FREE_BYTES = 64 * 1024**2
-#: Confusion matrices beyond so many classes stay in metrics.json alone.
-MOST_CLASSES_TOLD = 50
 
 log = structlog.get_logger()
 
@@ -99,6 +104,9 @@ class TrainingJob:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             self._log.exception("training could not use its disk", action="retry")
             word = self._retry("disk_full" if full else "io_error", f"The training's worker: {error.strerror}.")
+        except Exception as error:  # noqa: BLE001 - counted as an attempt: a bug must not be claimed for ever
+            self._log.exception("training could not be supervised", action="retry")
+            word = self._retry("internal", f"The training failed unexpectedly ({type(error).__name__}).")
         finally:
             self._heart.stop()
             if self._child is not None:
@@ -258,7 +266,7 @@ class TrainingJob:
 
     def _publish(self, result: dict[str, Any], job: Job, dataset: LocalDataset, out: Path) -> str:
         owner, _, name = job.destination.partition("/")
-        told = _told(result)
+        told = told_of(result)
         told["seconds"] = {**told["seconds"], "job": round(self._age(), 3)}
         about = {
             "owner": owner,
@@ -291,15 +299,18 @@ class TrainingJob:
             metrics=msgspec.json.encode({**told, "example": result["example"]}).decode(),
         )
         output = msgspec.json.encode({"version": f"{owner}/{name}:{version_id}", **told})
-        return self._report(Status.SUCCEEDED, output=output, publication=publication, provider=_provider(result))
+        return self._report(
+            Status.SUCCEEDED,
+            output=output,
+            publication=publication,
+            provider="CUDA" if result["training"]["device"] == "cuda" else "CPU",
+        )
 
     def _fail(self, code: str, error: str) -> str:
         return self._report(Status.FAILED, code=code, error=error)
 
     def _report(self, status: Status, **fields: Any) -> str:
         self._heart.stop()
-        if self._heart.lost.is_set() and not self._heart.told_lost:
-            self._log.warning("reporting after a silence; the store decides", action="complete")
         report = self._until_answered(
             lambda: self._core.store.complete(
                 Completion(
@@ -336,15 +347,21 @@ class TrainingJob:
         return "released"
 
     def _lost(self) -> str:
-        """Somebody else has the job: our files go, and the store counts a report that came too late."""
+        """Somebody else has the job, or may have it soon: our files go, and the store is told if it still listens."""
+        self._heart.stop()
+        store, job = self._core.store, self._claimed
         self._core.artifacts.delete(self._prefix)
-        if self._heart.told_lost:
-            with contextlib.suppress(CoatcheckError):
-                self._core.store.complete(
-                    Completion(id=self._claimed.id, token=self._claimed.token, status=Status.FAILED, code="lease_lost")
-                )
         self._log.warning("lease lost, training dropped", action="fenced")
+        with contextlib.suppress(CoatcheckError):
+            (answer,) = store.heartbeat([Beat(id=job.id, token=job.token)], int(self._lease_ms()))
+            if answer is BeatAnswer.LOST:  # a report that comes too late is counted
+                store.complete(Completion(id=job.id, token=job.token, status=Status.FAILED, code="lease_lost"))
+            else:  # a silence shorter than the lease: the child is gone all the same
+                store.retry(job.id, job.token, code="lost_contact", error="The worker lost Redis.", backoff_ms=0)
         return "fenced"
+
+    def _lease_ms(self) -> float:
+        return self._core.settings.train_lease_s * 1000
 
     def _until_answered(self, report: Callable[[], Reported]) -> Reported:
         # A result in hand is worth waiting for, even past the lease: the token decides whether it still counts.
@@ -380,16 +397,3 @@ class _Deadlines:
     def give(self, now: float, grace_s: float) -> None:
         """SIGTERM after the grace, SIGKILL a little later."""
         self.term, self.kill = now + grace_s, now + grace_s + TERM_GRACE_S
-
-
-def _told(result: dict[str, Any]) -> dict[str, Any]:
-    """What of a result goes into the job's output and the version's record."""
-    test = dict(result["test"])
-    if len(test.get("confusion", ())) > MOST_CLASSES_TOLD:
-        del test["confusion"], test["classes"]
-    names = ("task", "rows", "ignored_columns", "training", "export", "parity", "seconds")
-    return {"metrics": test, **{name: result[name] for name in names}}
-
-
-def _provider(result: dict[str, Any]) -> str:
-    return "CUDA" if result["training"]["device"] == "cuda" else "CPU"

@@ -166,6 +166,23 @@ def test_a_dataset_deleted_meanwhile_fails_with_a_sentence(core, start_worker):
     assert (job.status, job.code) == (Status.FAILED, "file_not_found")
 
 
+def test_a_training_that_cannot_be_supervised_is_not_claimed_for_ever(core, start_worker, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("workers.training_job.fetch_dataset", broken)
+    start_worker()
+    job_id = submit(core, WELL)
+
+    def done(job: Job) -> bool:
+        hurry(core)
+        return job.status.terminal
+
+    job = wait(core, job_id, done)
+    assert (job.status, job.attempts, job.code) == (Status.FAILED, 3, "internal")
+    assert "a bug" not in job.error
+
+
 def test_cancel_ends_a_listening_child_and_leaves_no_files(core, start_worker):
     start_worker()
     job_id = submit(core, UNTIL_TOLD)
