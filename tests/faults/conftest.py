@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+from faults.runs import Bench, running_bench
 
 CYCLES = "CHAOS_CYCLES"
 _rows: list[str] = []
@@ -26,6 +27,14 @@ def cycles(request: pytest.FixtureRequest) -> int:
 def report() -> Callable[[str], None]:
     """Add a line to the table."""
     return _rows.append
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """One service for all faults that leave it as it was; its checkpoints are many, else it is as delivered."""
+    home = tmp_path_factory.mktemp("faults") / "home"
+    with running_bench(home, checkpoint_period_s="0.3", train_heartbeat_s="0.2") as opened:
+        yield opened
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

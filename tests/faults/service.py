@@ -111,6 +111,15 @@ class Service:
         """Until a process is gone."""
         until(lambda: pid not in self.tree(), timeout_s, f"the end of {pid}")
 
+    def kill_all(self) -> float:
+        """SIGKILL to the supervisor; returns when. All it started must end with it."""
+        started = self.tree()
+        at_ms = wall_ms()
+        self.process.kill()
+        self.process.wait()
+        until(lambda: not [pid for pid in started if _runs(pid)], 10, "what the supervisor started ends with it")
+        return at_ms
+
     # -- HTTP ------------------------------------------------------------------------------------------------
 
     def call(
@@ -191,6 +200,13 @@ def _end(service: Service) -> None:
             os.kill(pid, signal.SIGKILL)
         service.process.kill()
         service.process.wait()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def reads(service: Service, job_id: str) -> Any:

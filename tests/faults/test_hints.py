@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from faults.runs import Bench, running_bench
+from faults.runs import Bench
 
 from coatcheck import keys
 from coatcheck.audit import audit
@@ -24,12 +24,6 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 THIEVES = 24
 WAKE, CELERY = keys.wake("predict"), "predict"
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with running_bench(tmp_path_factory.mktemp("hints") / "home") as opened:
-        yield opened
 
 
 @contextmanager

@@ -5,19 +5,12 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
-from faults.runs import Bench, assert_clean, running_batch, running_bench, under_load
+from faults.runs import assert_clean, running_batch, under_load
 from faults.service import Service, until, wall_ms
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1800)]
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with running_bench(tmp_path_factory.mktemp("kills") / "home") as opened:
-        yield opened
 
 
 def test_predict_worker_killed_inside_a_batch(bench, cycles, tmp_path, report):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults.runs import Bench, assert_clean, running_bench, under_load
+from faults.runs import assert_clean, under_load
 from faults.service import Service, until
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -18,12 +17,6 @@ STOPPED_S = 4.0
 ANSWER_S = 1.5
 #: What the client's own clock and a busy machine add.
 SLACK_S = 0.3
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with running_bench(tmp_path_factory.mktemp("redis-faults") / "home") as opened:
-        yield opened
 
 
 def threads_of(service: Service) -> dict[str, int]:

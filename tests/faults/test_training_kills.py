@@ -11,13 +11,14 @@ import random
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from faults.history import LOSSES
-from faults.service import Service, reads, running_service, until
+from faults.runs import Bench
+from faults.service import Service, reads, until
 
 from coatcheck.audit import audit
 from coatcheck.catalog import BASE_MODELS
@@ -25,7 +26,7 @@ from coatcheck.jobs import Job, Status
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(3600)]
 
-CHECKPOINT_S = 0.3
+CHECKPOINT_S = 0.3  # as the service of these tests is set
 EPOCHS = 12
 ROWS = 3000
 
@@ -69,18 +70,17 @@ class Trainings:
 
 
 @pytest.fixture(scope="module")
-def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
-    home = tmp_path_factory.mktemp("training") / "home"
-    with running_service(home, checkpoint_period_s=str(CHECKPOINT_S), train_heartbeat_s="0.2") as service:
-        numbers = random.Random(1)
-        rows = [[round(numbers.uniform(-1, 1), 3) for _ in range(6)] for _ in range(ROWS)]
-        lines = ["a,b,c,d,e,f,sum"] + [",".join(map(str, [*row, round(sum(row), 3)])) for row in rows]
-        file = service.core.files.create(
-            "me", io.BytesIO("\n".join(lines).encode()), filename="sum.csv", content_type="text/csv"
-        )
-        opened = Trainings(service=service, dataset=file.id, expected={})
-        opened.expected = told(opened.finished(opened.submit("undisturbed")))
-        yield opened
+def trainings(bench: Bench) -> Trainings:
+    service = bench.service
+    numbers = random.Random(1)
+    rows = [[round(numbers.uniform(-1, 1), 3) for _ in range(6)] for _ in range(ROWS)]
+    lines = ["a,b,c,d,e,f,sum"] + [",".join(map(str, [*row, round(sum(row), 3)])) for row in rows]
+    file = service.core.files.create(
+        "me", io.BytesIO("\n".join(lines).encode()), filename="sum.csv", content_type="text/csv"
+    )
+    opened = Trainings(service=service, dataset=file.id, expected={})
+    opened.expected = told(opened.finished(opened.submit("undisturbed")))
+    return opened
 
 
 def told(job: Job) -> dict[str, Any]:
