@@ -14,6 +14,11 @@ from coatcheck import keys
 LIVE_MS = 15_000
 REPORT_PERIOD_S = 3.0
 _SEEN = keys.PREFIX + "workers"
+#: A script only for its flag: a plain SET is refused at `maxmemory`, and the silent would be taken for dead.
+_REPORT = """#!lua flags=allow-oom
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('ZADD', KEYS[2], ARGV[3], ARGV[4])
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +35,8 @@ class LiveProcess:
 
 
 def report(client: redis.Redis, name: str, figures: dict[str, Any]) -> None:
-    """Tell that the process lives, with its counters and gauges."""
-    pipeline = client.pipeline(transaction=False)
-    pipeline.set(keys.alive(name), json.dumps(figures), px=LIVE_MS)
-    pipeline.zadd(_SEEN, {name: time.time()})
-    pipeline.execute()
+    """Tell that the process lives, with its counters and gauges; also while Redis is full."""
+    client.eval(_REPORT, 2, keys.alive(name), _SEEN, json.dumps(figures), LIVE_MS, time.time(), name)
 
 
 def forget(client: redis.Redis, name: str) -> None:

@@ -86,11 +86,11 @@ class HeldLeases:
         while not self._stop.wait(min(beat_s, 0.5)):
             try:
                 now = time.monotonic()
+                self._beat(now)
+                self._check_run_limit(now)
                 if now >= next_report:
                     liveness.report(self._store.client, self._node, self._all_figures())
                     next_report = now + liveness.REPORT_PERIOD_S
-                self._beat(now)
-                self._check_run_limit(now)
             except (Unavailable, redis.RedisError) as error:
                 log.warning("heartbeat waits for Redis", action="heartbeat", cause=str(error))
             except Exception:

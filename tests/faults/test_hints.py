@@ -78,3 +78,38 @@ def test_every_job_ends_within_a_second_though_all_hints_are_dropped(bench, cycl
     if WAKE in lists:
         assert len(stolen) > 2
         assert waits[len(waits) // 2] > 0.05, "the workers were woken all the same"
+
+
+def test_hints_that_come_too_often_or_name_nothing_do_no_harm(bench, cycles, report):
+    queue, store = bench.service.core.queue, bench.service.core.store
+    client: Any = connect(bench.service.core.settings.effective_redis_url)
+    stop = threading.Event()
+    sent = []
+
+    def flood() -> None:
+        while not stop.wait(0.005):
+            names = ["", f"predict:{bench.fast}", f"predict:{bench.slow}", "predict:" + "0" * 64, "no queue"]
+            sent.append(client.lpush(WAKE, *names))
+
+    flooder = threading.Thread(target=flood)
+    flooder.start()
+    try:
+        ids = []
+        for number in range(20 * cycles):
+            raw_input = b'{"x": %d}' % (number % 100)
+            ids.append(queue.submit_prediction("me", version=bench.fast, raw_input=raw_input).job.id)
+            time.sleep(0.05)
+        deadline = time.monotonic() + 10
+        while any(job is None or not job.status.terminal for job in store.get_many(ids)):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        stop.set()
+        flooder.join(5)
+        client.close()
+    jobs = [job for job in store.get_many(ids) if job is not None]
+    waits = sorted(((job.started_ms or 0) - job.created_ms) / 1000 for job in jobs)
+    report(f"{'hints that are too many':<44} jobs {len(jobs)}  sent {5 * len(sent)}  wait max {waits[-1]:.2f} s")
+    assert {(str(job.status), job.attempts) for job in jobs} == {("succeeded", 1)}
+    assert waits[-1] <= 1.0
+    assert audit(store) == []

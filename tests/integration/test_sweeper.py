@@ -14,6 +14,7 @@ from factories import (
     age,
     assert_clean,
     claim_next,
+    claim_request,
     claimed,
     completion,
     new_job,
@@ -22,9 +23,11 @@ from factories import (
     submitted,
 )
 
+from coatcheck import liveness
 from coatcheck.artifacts import ArtifactStore
-from coatcheck.claims import Completion
+from coatcheck.claims import Beat, Completion
 from coatcheck.core import Core, open_core
+from coatcheck.embedded_redis import embedded_redis
 from coatcheck.errors import MemoryPressure
 from coatcheck.jobs import Status, new_id
 from coatcheck.settings import Settings
@@ -193,3 +196,49 @@ def test_files_that_runs_left_behind_are_removed_once_their_job_is_long_over(cor
     assert [artifacts.exists(name) for name in kept] == [True] * 4
     assert [artifacts.exists(name) for name in orphans] == [False] * 3
     assert [artifacts.exists(name) for name in published] == [True] * 2
+
+
+def test_full_redis_refuses_submits_and_nothing_else(settings, tmp_path):
+    with embedded_redis(tmp_path / "small-redis", memory_bytes=12 * 2**20) as url:
+        core = open_core(replace(settings, redis_url=url, max_open_jobs=10**6))
+        store, client = core.store, core.store.client
+        accepted, refused = fill(store)
+        assert refused == 3
+        began = len(accepted)
+
+        reply = store.claim(claim_request(most_rows=20))
+        assert len(reply.jobs) == 20
+        liveness.report(client, "predict@full.1", {"pid": 1})
+        assert [process.name for process in liveness.live(client)] == ["predict@full.1"]
+        beats = [Beat(id=job.id, token=job.token) for job in reply.jobs]
+        assert store.heartbeat(beats, LEASE_MS) == ["go_on"] * 20
+        assert store.release([(job.id, job.token) for job in reply.jobs[:5]]) == 5
+        store.retry(reply.jobs[5].id, reply.jobs[5].token, code="passing", error="It will pass.", backoff_ms=0)
+        for job in reply.jobs[6:]:
+            assert store.complete(completion(job)).outcome == "done"
+        store.sweep()
+        assert_clean(store)
+
+        while claims := store.claim(claim_request(most_rows=100)).jobs:
+            store.complete_and_claim([completion(claim) for claim in claims], None)
+        jobs = store.get_many(accepted)
+        assert {job.status for job in jobs if job} == {Status.SUCCEEDED}
+        assert len(jobs) == began
+        assert_clean(store)
+
+        age(client, DAY_MS + 1)
+        Sweeper(store, core.artifacts).collect()
+        submitted(store)
+        client.close()
+
+
+def fill(store: JobStore) -> tuple[list[str], int]:
+    """Submit until it is refused three times in a row."""
+    accepted, refused = [], 0
+    while refused < 3:
+        try:
+            accepted.append(submitted(store, input=b'{"x": "' + b"x" * 20_000 + b'"}'))
+            refused = 0
+        except MemoryPressure:
+            refused += 1
+    return accepted, refused
