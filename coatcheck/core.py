@@ -348,9 +348,9 @@ class JobQueue:
     ) -> NewJob:
         settings = self._settings
         job_id = new_id()
-        input_ref = ""
+        input_ref, stored_bytes = "", 0
         if len(raw_input) > settings.inline_limit_bytes:
-            input_ref = f"inputs/{job_id}"
+            input_ref, stored_bytes = f"inputs/{job_id}", len(raw_input)
             self._artifacts.write_bytes(f"{input_ref}/input.json", raw_input)
             raw_input = b""
         return NewJob(
@@ -362,6 +362,7 @@ class JobQueue:
             version=version,
             input=raw_input,
             input_ref=input_ref,
+            stored_bytes=stored_bytes,
             rows=rows,
             limit_ms=int(limit_s * 1000),
             queue_ttl_ms=int(settings.queue_ttl_s * 1000),

@@ -19,8 +19,8 @@ Argument = str | bytes | int | float
 class Scripts:
     """Every file of `lua/` but the prelude, each callable by its stem."""
 
-    def __init__(self, client: redis.Redis) -> None:
-        self._direct = DirectCalls(client)
+    def __init__(self, calls: DirectCalls) -> None:
+        self._direct = calls
         self._sources = load_sources()
         self._digests = {
             name: hashlib.sha1(source, usedforsecurity=False).hexdigest() for name, source in self._sources.items()

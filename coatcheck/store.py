@@ -60,12 +60,20 @@ class JobStore:
         client: byte strings in and out (`decode_responses=False`), without retries of its own.
         max_queue_depth: waiting jobs a queue may hold.
         max_open_jobs: open jobs an account may have.
+        calls: how the hot path asks; None for blocking calls over `client`.
     """
 
-    def __init__(self, client: redis.Redis, *, max_queue_depth: int = 100_000, max_open_jobs: int = 10_000) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        max_queue_depth: int = 100_000,
+        max_open_jobs: int = 10_000,
+        calls: DirectCalls | None = None,
+    ) -> None:
         self.client = client
-        self._scripts = Scripts(client)
-        self._direct = DirectCalls(client)
+        self._direct = calls or DirectCalls(client)
+        self._scripts = Scripts(self._direct)
         self._max_queue_depth = max_queue_depth
         self._max_open_jobs = max_open_jobs
         self._down_until = 0.0
@@ -116,8 +124,9 @@ class JobStore:
                 arguments += (name, value)
         if job.rows != 1:
             arguments += ("rows", job.rows)
-        if len(job.input) > 1024:
-            arguments += ("size", len(job.input))
+        size = job.stored_bytes or len(job.input)
+        if size > 1024:
+            arguments += ("size", size)
         return arguments
 
     def accepted_before(self, idempotency: Idempotency) -> str | None:

@@ -16,12 +16,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import structlog
 from flask import Flask
 
 from coatcheck import keys
+from coatcheck.connections import connect
 from coatcheck.core import open_core
 from coatcheck.errors import CoatcheckError, InvalidInput, TooLarge, TooManyWaits
 from coatcheck.logs import configure_logs
@@ -30,6 +31,7 @@ from coatcheck.settings import Settings
 from web.app import create_app
 from web.bodies import Pipe, SlowBody, gather, read_whole
 from web.errors import answer_error, answer_surprise, problem_answer
+from web.loop_redis import LoopCalls, LoopRedis
 from web.metrics import HttpStats, report_always
 from web.requests import AFTER, LOOP, REQUEST_ID, Chunks, Loop, OffLoop, Stream, Wait, clean_request_id
 from web.waits import REREAD_S, Hub
@@ -50,6 +52,9 @@ WATCH_CLIENT_S = 2.0
 
 Headers = list[tuple[str, str]]
 Environ = dict[str, Any]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -122,6 +127,7 @@ class Shell:
         hub: wakes the waiting requests.
         settings: limits.
         stats: counts requests.
+        redis: carries the store's calls of requests on the loop; None lets them block it.
         on_start: called with the loop when it is about to run.
     """
 
@@ -131,9 +137,12 @@ class Shell:
         hub: Hub,
         settings: Settings,
         stats: HttpStats,
+        *,
+        redis: LoopRedis | None = None,
         on_start: Callable[[asyncio.AbstractEventLoop], object] = lambda _loop: None,
     ) -> None:
         self._app = app
+        self._redis = redis
         self._hub = hub
         self._stats = stats
         self._on_start = on_start
@@ -156,7 +165,8 @@ class Shell:
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Granian: the loop is about to run."""
-        self._hub.start(loop)
+        if self._redis is not None:
+            self._redis.start(loop)
         self._on_start(loop)
 
     def __rsgi_del__(self, _loop: asyncio.AbstractEventLoop) -> None:
@@ -165,7 +175,9 @@ class Shell:
 
     def close(self) -> None:
         """Stop listening and let the threads end."""
-        self._hub.stop()
+        self._hub.wake_all()
+        if self._redis is not None:
+            self._redis.stop()
         self._slow.shutdown(wait=False, cancel_futures=True)
         self._uploads.shutdown(wait=False, cancel_futures=True)
 
@@ -232,7 +244,7 @@ class Shell:
 
     async def _on_loop(self, environ: Environ, proto: Proto) -> int:
         environ[LOOP] = self._around(on_loop=True)
-        answer = self._call(environ)
+        answer = await self._run(self._call, environ)
         if AFTER not in environ:
             proto.response_bytes(answer.status, answer.headers, answer.body())
             return answer.status
@@ -278,6 +290,12 @@ class Shell:
         proto.response_bytes(answer.status, answer.headers, answer.body())
         return answer.status
 
+    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call on the loop; while it waits for Redis, other requests go on."""
+        if self._redis is None:
+            return function(*args, **kwargs)
+        return await self._redis.run(function, *args, **kwargs)
+
     def _call(self, environ: Environ) -> Answer:
         answer = Answer()
         answer.parts = self._app.wsgi_app(environ, answer.start)
@@ -310,10 +328,10 @@ class Shell:
         if wait.seconds < WATCH_CLIENT_S:
             self._hub.polled_at = time.monotonic()
         with self._hub.sleeper(wait.job_id) as sleeper, _watch_client(proto, sleeper, wait.seconds):
-            sleeper.woken = look_first
+            sleeper.woken |= look_first
             while (left := until - clock()) > 0 and not sleeper.gone:
                 await sleeper.sleep(min(left, REREAD_S))
-                found = wait.finish(clock() >= until)
+                found = await self._run(wait.finish, clock() >= until)
                 if isinstance(found, bytes):
                     return found
                 if found is not None:
@@ -328,7 +346,7 @@ class Shell:
             comment_at = clock() + COMMENT_S
             await transport.send_bytes(b": stream\n\n")
             while not sleeper.gone:
-                events = feed.read()
+                events = await self._run(feed.read)
                 if events:
                     await transport.send_bytes(events)
                     comment_at = clock() + COMMENT_S
@@ -395,8 +413,16 @@ def create() -> Shell:
     die_with_parent()
     settings = Settings.from_env(os.environ)
     configure_logs(settings, "web")
-    core = open_core(settings)
+    client = connect(settings.effective_redis_url)
+    core = open_core(settings, client, LoopCalls(client))
     stats = HttpStats()
-    hub = Hub(settings.effective_redis_url, keys.web_channel(secrets.token_hex(6)), settings.max_waits)
+    hub = Hub(keys.web_channel(secrets.token_hex(6)), settings.max_waits)
     app = create_app(core, stats)
-    return Shell(app, hub, settings, stats, lambda loop: report_always(loop, core, stats, hub))
+    return Shell(
+        app,
+        hub,
+        settings,
+        stats,
+        redis=LoopRedis(client, hub),
+        on_start=lambda loop: report_always(loop, core, stats, hub),
+    )

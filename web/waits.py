@@ -1,4 +1,4 @@
-"""Wakes requests that wait for a job: one pub/sub subscriber a process, however many wait.
+"""Wakes requests that wait for a job: one pub/sub channel a process, however many wait.
 
 Everything here runs on the event loop. It knows job ids and channels, not jobs: who is woken reads the record
 again, so a wake too many is harmless, and one too few costs at most `REREAD_S`.
@@ -9,21 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Iterator
-
-import redis
-import redis.asyncio
-import structlog
+from collections.abc import Iterator
 
 #: A sleeper looks again after this long even if nothing was heard.
 REREAD_S = 10.0
-#: Seconds without a message after which the connection is tried.
-PING_S = 5.0
 #: Submitted jobs that are remembered.
 MOST_HEARD = 20_000
-RECONNECT_S = (0.05, 0.1, 0.2, 0.5, 1.0)
-
-log = structlog.get_logger(__name__)
+#: Jobs that were told of while nobody slept for them.
+MOST_TOLD = 5_000
 
 
 class Sleeper:
@@ -70,26 +63,24 @@ def _finish(future: asyncio.Future[None]) -> None:
 
 
 class Hub:
-    """The process's subscriber and its sleepers.
+    """The process's sleepers. `web/loop_redis.py` listens to the channel and calls `wake`.
 
     Args:
-        url: Redis, as in settings.
         channel: what this process listens to; jobs are told it by `submit` and `watch`.
         max_waits: sleepers at the same time.
     """
 
-    def __init__(self, url: str, channel: str, max_waits: int) -> None:
+    def __init__(self, channel: str, max_waits: int) -> None:
         self.channel = channel
-        #: Subscribed now. While it is not, new waits poll.
+        #: Subscribed now. While it is not, nothing is held.
         self.listening = False
         self.open_waits = 0
-        #: When a poll was last held here, on the loop's clock.
+        #: When a poll was last held here, on the monotonic clock.
         self.polled_at = float("-inf")
+        self._told: dict[str, None] = {}
         self._heard: dict[str, None] = {}
-        self._url = url
         self._max_waits = max_waits
         self._sleepers: dict[str, list[Sleeper]] = {}
-        self._task: asyncio.Task[None] | None = None
 
     @property
     def full(self) -> bool:
@@ -107,20 +98,11 @@ class Hub:
         """The job's end will be heard without asking for it."""
         return job_id in self._heard
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to listen, now and after every lost connection."""
-        self._task = loop.create_task(self._listen_always())
-
-    def stop(self) -> None:
-        """Listen no more and wake everybody."""
-        if self._task is not None:
-            self._task.cancel()
-        self.wake_all()
-
     @contextlib.contextmanager
     def sleeper(self, job_id: str) -> Iterator[Sleeper]:
-        """A sleeper that hears of `job_id` from now on. Read the record after this, not before."""
+        """A sleeper that hears of `job_id` from now on, and of what was told of it a moment ago."""
         sleeper = Sleeper(asyncio.get_running_loop())
+        sleeper.woken = job_id in self._told
         self._sleepers.setdefault(job_id, []).append(sleeper)
         self.open_waits += 1
         try:
@@ -133,9 +115,15 @@ class Hub:
                 del self._sleepers[job_id]
 
     def wake(self, job_id: str) -> None:
-        """Wake who waits for this job."""
+        """Wake who waits for this job, or who will in a moment: a request may be between its call and its sleep."""
         self._heard.pop(job_id, None)
-        for sleeper in self._sleepers.get(job_id, ()):
+        sleepers = self._sleepers.get(job_id)
+        if sleepers is None:
+            self._told[job_id] = None
+            if len(self._told) > MOST_TOLD:
+                del self._told[next(iter(self._told))]
+            return
+        for sleeper in sleepers:
             sleeper.wake()
 
     def wake_all(self) -> None:
@@ -143,35 +131,3 @@ class Hub:
         for sleepers in self._sleepers.values():
             for sleeper in sleepers:
                 sleeper.wake()
-
-    async def _listen_always(self) -> None:
-        failures = 0
-        while True:
-            try:
-                async for job_id in self._messages():
-                    failures = 0
-                    self.wake(job_id)
-            except (redis.exceptions.RedisError, OSError) as error:
-                if failures == 0:
-                    log.warning("lost the connection that wakes waits", action="hub_lost", error=str(error))
-                await asyncio.sleep(RECONNECT_S[min(failures, len(RECONNECT_S) - 1)])
-                failures += 1
-            finally:
-                self.listening = False
-
-    async def _messages(self) -> AsyncIterator[str]:
-        """Job ids as they are told; ends by an exception alone."""
-        client = redis.asyncio.Redis.from_url(self._url, socket_connect_timeout=1.5)
-        try:
-            async with client.pubsub() as subscriber:
-                await subscriber.subscribe(self.channel)
-                self.listening = True
-                self.wake_all()
-                while True:
-                    message = await subscriber.get_message(timeout=PING_S)
-                    if message is None:
-                        await asyncio.wait_for(subscriber.ping(), PING_S)
-                    elif message["type"] == "message":
-                        yield message["data"].decode()
-        finally:
-            await client.aclose()

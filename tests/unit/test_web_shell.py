@@ -90,7 +90,7 @@ class Bench:
         self.app = Flask("bench", static_folder=None)
         register(self.app)
         self.settings = Settings(**limits)
-        self.hub = Hub("redis://nowhere", "channel", self.settings.max_waits)
+        self.hub = Hub("channel", self.settings.max_waits)
         self.hub.listening = True
         self.stats = HttpStats()
         self.shell = Shell(self.app, self.hub, self.settings, self.stats)
