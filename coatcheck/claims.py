@@ -29,6 +29,8 @@ class NewJob:
     version: str
     input: bytes = b""
     input_ref: str = ""
+    #: Size of an input that lies in storage.
+    stored_bytes: int = 0
     rows: int = 1
     limit_ms: int
     queue_ttl_ms: int

@@ -199,24 +199,32 @@ class Registry:
         """
         self._own(account, owner, name)
         version = self.version(account, owner, name, ref)
-        aliases = cast(dict[bytes, bytes], self._client.hgetall(keys.aliases(owner, name)))
+        self._client.transaction(
+            lambda pipeline: self._remove_version(pipeline, version),
+            keys.aliases(owner, name),
+            keys.versions(owner, name),
+        )
+        self._remembered.pop(version.id, None)
+        return version
+
+    @staticmethod
+    def _remove_version(pipeline: Any, version: Version) -> None:
+        # Run anew when a training publishes at this moment.
+        named, listed = keys.aliases(version.owner, version.name), keys.versions(version.owner, version.name)
+        aliases = cast(dict[bytes, bytes], pipeline.hgetall(named))
         naming = [alias.decode() for alias, target in aliases.items() if target.decode() == version.id]
         others = [alias for alias in naming if alias != "latest"]
         if others:
             raise ModelInUse(f"Version {version.number} is named by the alias {', '.join(others)}.")
         queue = f"predict:{version.id}"
-        if self._client.zcard(keys.ready(queue)) or self._client.zcard(keys.solo(queue)):
+        if pipeline.zcard(keys.ready(queue)) or pipeline.zcard(keys.solo(queue)):
             raise ModelInUse(f"Jobs wait for version {version.number}; cancel them or let them finish.")
-        self._client.zrem(keys.versions(owner, name), version.id)
-        self._client.delete(keys.version(version.id))
-        self._remembered.pop(version.id, None)
+        left = [other for other in pipeline.zrevrange(listed, 0, 1) if other.decode() != version.id]
+        pipeline.multi()
+        pipeline.zrem(listed, version.id)
+        pipeline.delete(keys.version(version.id))
         if "latest" in naming:
-            newest = cast(list[bytes], self._client.zrevrange(keys.versions(owner, name), 0, 0))
-            if newest:
-                self._client.hset(keys.aliases(owner, name), "latest", newest[0])
-            else:
-                self._client.hdel(keys.aliases(owner, name), "latest")
-        return version
+            pipeline.hset(named, "latest", left[0]) if left else pipeline.hdel(named, "latest")
 
     def _own(self, account: str, owner: str, name: str) -> None:
         self.model(account, owner, name)

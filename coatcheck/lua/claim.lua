@@ -48,7 +48,7 @@ local function take(id)
   leases[#leases + 1] = id
   wake_waiters(j, id)
   rows = rows + tonumber(j.rows or '1')
-  bytes = bytes + string.len(j['in'] or '')
+  bytes = bytes + tonumber(j.size or string.len(j['in'] or ''))
   items[#items + 1] = {id, token, j['in'] or '', j.in_ref or '', j.rows or '1', j.limit_ms or '0', att}
   return true
 end

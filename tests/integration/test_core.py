@@ -148,6 +148,7 @@ def test_large_input_goes_through_storage_and_comes_back_whole(core, version):
     record = core.store.client.hgetall(keys.job(made.job.id))
     assert b"in" not in record
     assert max(map(len, record.values())) < 100, "only a reference in Redis"
+    assert int(record[b"size"]) == len(large_input())
     assert core.queue.input_of(core.queue.get(ME, made.job.id)) == large_input()
     (claim,) = claim_next(core.store).jobs
     assert (claim.input, claim.input_ref, claim.rows) == (b"", f"inputs/{made.job.id}", 200)

@@ -329,6 +329,11 @@ def test_claim_stops_at_its_rows_and_its_bytes_but_takes_one_in_any_case(store):
     assert [claim.id for claim in claim_next(store, most_rows=8, most_bytes=6000).jobs] == ids[3:]
 
 
+def test_claim_counts_the_bytes_of_inputs_in_storage_too(store):
+    ids = in_turn(store, *[{"input": b"", "input_ref": "inputs/x", "stored_bytes": 5000}] * 3)
+    assert [claim.id for claim in claim_next(store, most_rows=8, most_bytes=12_000).jobs] == ids[:2]
+
+
 def test_claim_without_a_queue_takes_the_one_that_waits_longest(store):
     submitted(store, queue="predict:b")
     age(store.client, 10)
