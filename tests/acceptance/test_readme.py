@@ -1,0 +1,78 @@
+"""README's five minutes are run as they stand: the curl lines in a shell, the client's block in Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coatcheck.settings import Settings
+from examples.service import running_service
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.slow]
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def block(containing: str) -> str:
+    blocks = re.findall(r"^```\w*\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return next(text for text in blocks if containing in text)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What the service prints to paste, in the environment of a shell in a folder of its own."""
+    folder = tmp_path_factory.mktemp("readme")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COATCHECK_HOME", str(folder / "home"))
+        patch.setenv("COATCHECK_PORT", str(port))
+        settings = Settings.from_env(os.environ)
+        with running_service(settings):
+            key = (settings.home / "api-key").read_text().strip()
+            told = {"REPLICATE_API_TOKEN": key, "REPLICATE_BASE_URL": settings.base_url, "PWD": str(folder)}
+            kept = {name: value for name, value in os.environ.items() if not name.startswith("COATCHECK_")}
+            yield {**kept, **told, "PYTHONPATH": str(ROOT)}
+
+
+def run(command: list[str], environment: dict[str, str]) -> str:
+    answer = subprocess.run(
+        command, cwd=environment["PWD"], env=environment, capture_output=True, text=True, check=False, timeout=150
+    )
+    assert answer.returncode == 0, answer.stdout[-2000:] + answer.stderr[-2000:]
+    return answer.stdout
+
+
+def test_curl_lines_train_and_predict(environment):
+    tour = block("examples.digits").replace("python -m", f"{sys.executable} -m")
+    first, *calls = re.split(r"^(?=curl )", tour, flags=re.MULTILINE)
+    run(["bash", "-ec", first], environment)
+    ids: dict[str, str] = {}
+    answers = []
+    for call in calls:
+        for name, value in ids.items():
+            call = call.replace(f"<{name} id>", value)  # noqa: PLW2901 - the line as a reader would fill it in
+        answers.append(run(["bash", "-ec", first.split("\n", 1)[1] + call], environment))
+        for name, path in (("file", "/files"), ("training", "/trainings"), ("prediction", "/predictions")):
+            if re.search(rf"{path}( |$)", call.splitlines()[0]):
+                ids[name] = json.loads(answers[-1])["id"]
+    events = answers[3]
+    assert "event: done" in events
+    assert '"succeeded"' in events
+    assert json.loads(answers[4])["output"]["label"] == "1"
+    assert json.loads(answers[5])["state"] == "succeeded"
+
+
+def test_block_for_the_client_trains_and_predicts(environment):
+    run([sys.executable, "-m", "examples.digits", "digits.csv"], environment)
+    printed = run([sys.executable, "-W", "ignore", "-c", block("import replicate")], environment).splitlines()
+    assert any(re.fullmatch(r"0\.9\d*", line) for line in printed), printed
+    assert printed[-1].startswith("1 {")
