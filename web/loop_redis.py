@@ -45,6 +45,8 @@ log = structlog.get_logger(__name__)
 class _Request(greenlet):  # type: ignore[misc]  # greenlet ships no types
     """Code of one request that may be suspended while Redis answers."""
 
+    carrier: LoopRedis
+
 
 class LoopCalls(DirectCalls):
     """Calls that suspend the request they are made in, and block where there is none."""
@@ -52,7 +54,7 @@ class LoopCalls(DirectCalls):
     def call(self, *command: Any) -> Any:
         """One command's answer. Raises redis.RedisError."""
         here = getcurrent()
-        if type(here) is not _Request:
+        if type(here) is not _Request or here.carrier.may_block():
             return super().call(*command)
         answer = here.parent.switch([command])[0]
         if isinstance(answer, ResponseError):
@@ -93,6 +95,7 @@ class LoopRedis:
         self._hub = hub
         self._heard_at = 0.0
         self._tls = False
+        self._running = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: Any = None
         self._reader: Any = None
@@ -118,15 +121,24 @@ class LoopRedis:
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run blocking code; where it calls Redis, the loop goes on with other requests."""
         request = _Request(function)
-        asked: Any = request.switch(*args, **kwargs)
-        while not request.dead:
-            try:
-                answers = await self._ask(asked)
-            except RedisError as error:
-                asked = request.throw(error)
-            else:
-                asked = request.switch(answers)
-        return asked  # type: ignore[no-any-return]
+        request.carrier = self
+        self._running += 1
+        try:
+            asked: Any = request.switch(*args, **kwargs)
+            while not request.dead:
+                try:
+                    answers = await self._ask(asked)
+                except RedisError as error:
+                    asked = request.throw(error)
+                else:
+                    asked = request.switch(answers)
+            return asked  # type: ignore[no-any-return]
+        finally:
+            self._running -= 1
+
+    def may_block(self) -> bool:
+        """No other request is under way or due: a blocking call is the quickest, and hurts nobody."""
+        return self._running == 1 and self._connection is not None and not getattr(self._loop, "_ready", True)
 
     # -- asking --------------------------------------------------------------------------------------
 
@@ -246,7 +258,8 @@ class LoopRedis:
         self._flush()
 
     def _connect(self) -> Any:
-        connection = self._pool.make_connection()
+        # Not the pool's make_connection: it counts, and after a hundred failed attempts would make no more.
+        connection = self._pool.connection_class(**self._pool.connection_kwargs)
         connection.protocol = 3  # an older URL may say 2, which has no messages beside answers
         connection.connect()
         return connection
