@@ -1,0 +1,31 @@
+"""What only a CUDA device can show; skipped with the reason elsewhere. Not yet run on a GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from tiny_versions import lookup
+
+from workers.sessions import CPU, CUDA, choose_provider, open_session
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def _needs_cuda() -> None:
+    if CUDA not in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime is a CPU build")
+    if choose_provider(require_gpu=False) != CUDA:
+        pytest.skip("ONNX Runtime's CUDA provider finds no working device")
+
+
+def test_required_gpu_is_chosen_and_used():
+    provider = choose_provider(require_gpu=True)
+    assert open_session(lookup().content, provider, 1).get_providers()[0] == CUDA
+
+
+def test_gpu_and_cpu_give_the_same_answers():
+    rows = np.arange(64, dtype=np.float32).reshape(-1, 1)
+    on_gpu, on_cpu = (open_session(lookup().content, provider, 1).run(None, {"x": rows})[0] for provider in (CUDA, CPU))
+    np.testing.assert_allclose(on_gpu, on_cpu, rtol=1e-4, atol=1e-4)
