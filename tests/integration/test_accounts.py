@@ -1,0 +1,82 @@
+"""Accounts and keys: whose a key is, for how long that is remembered, and that no key is stored."""
+
+from __future__ import annotations
+
+import re
+import time
+import zlib
+
+import pytest
+import redis as redis_py
+
+from coatcheck import accounts as accounts_module
+from coatcheck.accounts import Accounts, new_key
+from coatcheck.errors import StoreUnavailable, Unauthenticated
+from coatcheck.keys import PREFIX
+
+
+@pytest.fixture
+def accounts(redis) -> Accounts:
+    return Accounts(redis)
+
+
+def test_new_key_has_a_prefix_and_a_checksum():
+    key = new_key()
+    body, _, checksum = key.rpartition("_")
+    assert re.fullmatch(r"cc_[0-9a-f]{8}_[0-9a-f]{64}", body)
+    assert checksum == f"{zlib.crc32(body.encode()):08x}"
+    assert new_key() != key
+
+
+def test_key_tells_its_account(accounts):
+    made = accounts.ensure("ann", "a-key-of-twenty-characters")
+    assert accounts.authenticate("a-key-of-twenty-characters") == made
+    assert (made.account, made.scopes) == ("ann", frozenset({"admin"}))
+
+
+@pytest.mark.parametrize("key", ["", "other", "a-key-of-twenty-character", "A-KEY-OF-TWENTY-CHARACTERS", "ü\0"])
+def test_unknown_key_is_refused(accounts, key):
+    accounts.ensure("ann", "a-key-of-twenty-characters")
+    with pytest.raises(Unauthenticated):
+        accounts.authenticate(key)
+
+
+def test_key_itself_is_nowhere_in_redis(accounts, redis):
+    accounts.ensure("ann", "a-key-of-twenty-characters")
+    for name in redis.keys("*"):
+        assert b"twenty" not in name
+        assert not any(b"twenty" in part for pair in redis.hgetall(name).items() for part in pair)
+
+
+def test_revoked_key_is_refused_after_five_seconds_at_most(accounts, redis, monkeypatch):
+    accounts.ensure("ann", "a-key-of-twenty-characters")
+    accounts.authenticate("a-key-of-twenty-characters")
+    redis.delete(*redis.keys(f"{PREFIX.replace('{', '[{]').replace('}', '[}]')}key:*"))
+    clock = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: clock + 4.9)
+    assert accounts.authenticate("a-key-of-twenty-characters").account == "ann"
+    monkeypatch.setattr(time, "monotonic", lambda: clock + 5.1)
+    with pytest.raises(Unauthenticated):
+        accounts.authenticate("a-key-of-twenty-characters")
+
+
+def test_guesses_do_not_fill_memory(accounts, monkeypatch):
+    monkeypatch.setattr(accounts_module, "CACHED_KEYS", 50)
+    for number in range(120):
+        with pytest.raises(Unauthenticated):
+            accounts.authenticate(f"guess-{number}")
+    assert len(accounts._checked) <= 50
+
+
+def test_webhook_secret_is_made_once_and_has_no_underscore_but_its_own(accounts):
+    accounts.ensure("ann", "a-key-of-twenty-characters")
+    secret = accounts.webhook_secret("ann")
+    accounts.ensure("ann", "another-key-of-20-characters")
+    assert accounts.webhook_secret("ann") == secret
+    assert re.fullmatch(r"whsec_[A-Za-z0-9+/=]{44}", secret)
+    assert accounts.webhook_secret("bob") != secret
+
+
+def test_redis_that_is_away_is_unavailable_not_unauthenticated(tmp_path):
+    with redis_py.Redis.from_url(f"unix://{tmp_path}/nobody.sock") as client, pytest.raises(StoreUnavailable):
+        Accounts(client).authenticate("a-key-of-twenty-characters")
