@@ -6,7 +6,6 @@ models, signatures, artifacts or HTTP.
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -19,15 +18,11 @@ from coatcheck.claims import (
     Accepted,
     Beat,
     BeatAnswer,
-    Claimed,
     ClaimReply,
     ClaimRequest,
     Completion,
-    Event,
     Idempotency,
     NewJob,
-    Outcome,
-    Publication,
     Reported,
 )
 from coatcheck.connections import DirectCalls
@@ -42,6 +37,7 @@ from coatcheck.errors import (
     VersionSuspended,
 )
 from coatcheck.jobs import Job, Status, id_time_ms
+from coatcheck.script_records import claim_arguments, claim_reply, complete_arguments, events_json, reported
 from coatcheck.scripts import Argument, Scripts
 
 T = TypeVar("T")
@@ -161,35 +157,35 @@ class JobStore:
 
     def claim(self, request: ClaimRequest) -> ClaimReply:
         """Take a group of first attempts or one later attempt; empty when nothing waits."""
-        return _claim_reply(self._call("claim", *_claim_arguments(request)))
+        return claim_reply(self._call("claim", *claim_arguments(request)))
 
     def heartbeat(self, beats: Iterable[Beat], lease_ms: int) -> list[BeatAnswer]:
         """Extend leases, write progress; one answer a beat, in order."""
         arguments: list[Argument] = [lease_ms]
         for beat in beats:
-            arguments += (beat.id, beat.token, beat.progress, beat.checkpoint, _events_json(beat.events), beat.nonce)
+            arguments += (beat.id, beat.token, beat.progress, beat.checkpoint, events_json(beat.events), beat.nonce)
         return [_BEAT_ANSWERS[answer] for answer in self._call("heartbeat", *arguments)]
 
     def complete(self, completion: Completion) -> Reported:
         """Report the end of a claimed job; a publication takes effect in the same step."""
-        return _reported(self._call("complete", *_complete_arguments(completion)))
+        return reported(self._call("complete", *complete_arguments(completion)))
 
     def complete_and_claim(
         self, completions: list[Completion], request: ClaimRequest | None
     ) -> tuple[list[Reported], ClaimReply | None]:
         """Report many jobs, each atomic by itself, and claim the next group, in one round trip."""
         calls: list[tuple[str, tuple[Argument, ...]]] = [
-            ("complete", tuple(_complete_arguments(completion))) for completion in completions
+            ("complete", tuple(complete_arguments(completion))) for completion in completions
         ]
         if request is not None:
-            calls.append(("claim", tuple(_claim_arguments(request))))
+            calls.append(("claim", tuple(claim_arguments(request))))
         answers = self._guard(lambda: self._scripts.call_many(calls))
-        reply = _claim_reply(answers.pop()) if request is not None else None
-        return [_reported(answer) for answer in answers], reply
+        reply = claim_reply(answers.pop()) if request is not None else None
+        return [reported(answer) for answer in answers], reply
 
     def retry(self, job_id: str, token: str, *, code: str, error: str, backoff_ms: int) -> Reported:
         """Report a passing failure: queued again after the back-off, or failed when no attempt is left."""
-        return _reported(self._call("retry", job_id, token, code, error, backoff_ms))
+        return reported(self._call("retry", job_id, token, code, error, backoff_ms))
 
     def release(self, claims: Iterable[tuple[str, str]]) -> int:
         """Hand back (id, token) pairs, attempts not counted; returns how many were still held."""
@@ -331,75 +327,3 @@ def _refusal(word: str, job: NewJob) -> Exception:
             "An operator can resume it."
         )
     return MemoryPressure(retry_after_s=30)
-
-
-def _claim_arguments(request: ClaimRequest) -> list[Argument]:
-    return [
-        request.kind,
-        request.queue,
-        request.worker,
-        secrets.token_hex(4),
-        request.lease_ms,
-        request.most_rows,
-        request.most_bytes,
-        "solo" if request.solo_first else "ready",
-    ]
-
-
-def _claim_reply(answer: Any) -> ClaimReply:
-    queue, others, *items = answer
-    return ClaimReply(
-        queue=queue.decode(),
-        other_queues=[other.decode() for other in others],
-        jobs=[
-            Claimed(
-                id=item[0].decode(),
-                token=item[1].decode(),
-                input=item[2],
-                input_ref=item[3].decode(),
-                rows=int(item[4]),
-                limit_ms=int(item[5]),
-                attempt=item[6],
-            )
-            for item in items
-        ],
-    )
-
-
-def _complete_arguments(completion: Completion) -> list[Argument]:
-    return [
-        completion.id,
-        completion.token,
-        completion.status,
-        completion.output,
-        completion.output_ref,
-        completion.code,
-        completion.error,
-        completion.provider,
-        _publication_json(completion.publication),
-        _events_json(completion.events),
-    ]
-
-
-def _publication_json(publication: Publication | None) -> str:
-    if publication is None:
-        return ""
-    return json.dumps(
-        {
-            "owner": publication.owner,
-            "name": publication.name,
-            "id": publication.version_id,
-            "prefix": publication.prefix,
-            "signature": publication.signature,
-            "metrics": publication.metrics,
-        }
-    )
-
-
-def _events_json(events: tuple[Event, ...]) -> str:
-    return json.dumps([[event.name, event.data] for event in events]) if events else ""
-
-
-def _reported(answer: Any) -> Reported:
-    word, status = answer
-    return Reported(outcome=Outcome(word.decode()), status=Status(status.decode()) if status else None)
