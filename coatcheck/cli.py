@@ -1,4 +1,7 @@
-"""The command line: `python -m coatcheck run | process | audit | resume-version | key`. An entry file: it reads the environment."""
+"""The command line: `python -m coatcheck run | process | audit | resume-version | key`.
+
+An entry file: it reads the environment.
+"""
 
 from __future__ import annotations
 
