@@ -39,7 +39,7 @@ local function take(id)
     return true
   end
   local fence, att = tonumber(j.fence) + 1, tonumber(j.att) + 1
-  local token = fence .. ':' .. ARGV[4]
+  local token = fence .. ':' .. ARGV[4] .. '.' .. (#items + 1) -- no two of one claim are equal
   redis.call('HSET', jk, 'st', 'running', 'fence', fence, 'tok', token, 'att', att, 'worker', worker, 't_s', now,
     'hist', history(j, 'claim', worker, ''))
   if att > 1 then redis.call('HDEL', jk, 'end_tok') end -- a report on an earlier claim is fenced from now on

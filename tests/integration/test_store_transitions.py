@@ -348,6 +348,16 @@ def test_claim_whose_reply_was_lost_is_handed_back_without_its_attempt(store):
     assert_clean(store)
 
 
+def test_one_lost_job_of_a_group_is_handed_back_alone(store):
+    for _ in range(3):
+        store.submit(new_job())
+    claims = claim_next(store, most_rows=3).jobs
+    assert len({claim.token for claim in claims}) == 3
+    assert store.release_unheld(WORKER, [claim.token for claim in claims[:2]]) == 1
+    assert [state_of(store, claim.id) for claim in claims] == ["running", "running", "queued"]
+    assert_clean(store)
+
+
 def test_report_with_an_older_token_is_fenced_and_counted(store):
     job = made(store, "running last")
     assert len(job.tokens) == 3
