@@ -40,6 +40,20 @@ class LeanFlask(Flask):
             self.url_map, "localhost", "/", "", environ["wsgi.url_scheme"], request.path, environ["REQUEST_METHOD"]
         )
 
+    def preprocess_request(self) -> Any:
+        """The application's own hooks; blueprints have none here."""
+        for hook in self.before_request_funcs[None]:
+            answer = hook()
+            if answer is not None:
+                return answer
+        return None
+
+    def process_response(self, response: Response) -> Response:
+        """The application's own hooks; there is no session to save."""
+        for hook in self.after_request_funcs[None]:
+            response = hook(response)  # type: ignore[assignment]
+        return response
+
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """All functions here are plain ones."""
         return func

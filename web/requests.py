@@ -7,6 +7,7 @@ says so with one of the functions here. Under a plain WSGI server there is no `L
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import secrets
 from collections.abc import Callable
@@ -25,30 +26,42 @@ from web.lean import BytesResponse
 #: Environ keys.
 LOOP = "coatcheck.loop"
 AFTER = "coatcheck.after"
+BODY = "coatcheck.body"
 REQUEST_ID = "HTTP_X_REQUEST_ID"
 
 LONGEST_IDEMPOTENCY_KEY = 255
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
+_PROCESS = secrets.token_hex(6)
+_REQUESTS = itertools.count(1)
+
 P = ParamSpec("P")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loop:
-    """What a view may know of the process that runs it."""
+class Loop(Protocol):
+    """What a view may know of the process that runs it; true at the moment it is asked."""
 
-    #: Pub/sub channel on which this process hears that a job ended; empty when it hears nothing now.
-    channel: str
-    #: The view runs on the event loop: it must not do anything slow.
-    on_loop: bool
-    #: No more waits may be opened.
-    full: bool
-    #: Clients of this process poll: it pays to hear of new jobs' ends unasked.
-    polled: bool
-    #: Jobs whose end this process will hear of anyway.
-    hears_of: Callable[[str], bool]
-    #: Remember such a job.
-    hear_of: Callable[[str], object]
+    @property
+    def on_loop(self) -> bool:
+        """The view runs on the event loop: it must not do anything slow."""
+
+    @property
+    def channel(self) -> str:
+        """Pub/sub channel on which this process hears that a job ended; empty when it hears nothing now."""
+
+    @property
+    def full(self) -> bool:
+        """No more waits may be opened."""
+
+    @property
+    def polled(self) -> bool:
+        """Clients of this process poll: it pays to hear of new jobs' ends unasked."""
+
+    def hears_of(self, job_id: str) -> bool:
+        """This process will hear of the job's end anyway."""
+
+    def hear_of(self, job_id: str) -> None:
+        """Remember such a job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +108,10 @@ After = Wait | Stream | OffLoop | Chunks
 
 def clean_request_id(given: str | None) -> str:
     """The client's id for the request if it is harmless, else a new one."""
-    return given if given and _ACCEPTED_ID.fullmatch(given) else secrets.token_hex(8)
+    if given and _ACCEPTED_ID.fullmatch(given):
+        return given
+    # Unique, not secret: a counter costs less than the system's randomness.
+    return f"{_PROCESS}{next(_REQUESTS):08x}"
 
 
 def request_id() -> str:
@@ -122,7 +138,13 @@ def caller() -> Key:
     return cast(Key, g.key)
 
 
-def idempotency(body: bytes) -> Idempotency | None:
+def body() -> bytes:
+    """The request's whole body, which is not a form."""
+    known: bytes | None = request.environ.get(BODY)
+    return request.get_data(cache=False) if known is None else known
+
+
+def idempotency(content: bytes) -> Idempotency | None:
     """The request's Idempotency-Key as the job store takes it, None when there is none.
 
     Raises:
@@ -137,7 +159,9 @@ def idempotency(body: bytes) -> Idempotency | None:
             field="Idempotency-Key",
         )
     place = f"{caller().account}\n{request.method}\n{request.path}\n{key}"
-    return Idempotency(digest=hashlib.sha256(place.encode()).hexdigest(), fingerprint=hashlib.sha256(body).hexdigest())
+    return Idempotency(
+        digest=hashlib.sha256(place.encode()).hexdigest(), fingerprint=hashlib.sha256(content).hexdigest()
+    )
 
 
 def after(what: After) -> None:

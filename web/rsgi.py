@@ -33,7 +33,7 @@ from web.bodies import Pipe, SlowBody, gather, read_whole
 from web.errors import answer_error, answer_surprise, problem_answer
 from web.loop_redis import LoopCalls, LoopRedis
 from web.metrics import HttpStats, report_always
-from web.requests import AFTER, LOOP, REQUEST_ID, Chunks, Loop, OffLoop, Stream, Wait, clean_request_id
+from web.requests import AFTER, BODY, LOOP, REQUEST_ID, Chunks, OffLoop, Stream, Wait, clean_request_id
 from web.waits import REREAD_S, Hub
 
 #: Bodies up to this are handled on the loop, bytes.
@@ -115,6 +115,28 @@ class Answer:
             close()
 
 
+class _Around:
+    """`web.requests.Loop` over the hub."""
+
+    def __init__(self, hub: Hub, *, on_loop: bool) -> None:
+        self.on_loop = on_loop
+        self.hears_of = hub.hears_of
+        self.hear_of = hub.hear_of
+        self._hub = hub
+
+    @property
+    def channel(self) -> str:
+        return self._hub.channel if self._hub.listening else ""
+
+    @property
+    def full(self) -> bool:
+        return self._hub.full
+
+    @property
+    def polled(self) -> bool:
+        return time.monotonic() - self._hub.polled_at < POLLED_S
+
+
 def _no_write(_data: bytes) -> None:
     raise NotImplementedError("WSGI's write()")
 
@@ -150,6 +172,8 @@ class Shell:
         self._upload_limit = settings.upload_limit_bytes + ENVELOPE
         self._slow = ThreadPoolExecutor(SLOW_THREADS, "slow")
         self._uploads = ThreadPoolExecutor(UPLOAD_THREADS, "upload")
+        self._here = _Around(hub, on_loop=True)
+        self._elsewhere = _Around(hub, on_loop=False)
         self._fixed = {
             "SCRIPT_NAME": "",
             "SERVER_NAME": settings.host,
@@ -236,6 +260,7 @@ class Shell:
         if length is not None and length > self._json_limit:
             raise TooLarge(f"The body has {length} bytes; this route takes at most {self._json_limit}")
         body = await (gather(proto, self._json_limit) if length is None else read_whole(proto))
+        environ[BODY] = body
         environ["wsgi.input"] = io.BytesIO(body)
         environ["CONTENT_LENGTH"] = str(len(body))
         if len(body) > INLINE_BODY:
@@ -243,7 +268,7 @@ class Shell:
         return await self._on_loop(environ, proto)
 
     async def _on_loop(self, environ: Environ, proto: Proto) -> int:
-        environ[LOOP] = self._around(on_loop=True)
+        environ[LOOP] = self._here
         answer = await self._run(self._call, environ)
         if AFTER not in environ:
             proto.response_bytes(answer.status, answer.headers, answer.body())
@@ -255,19 +280,8 @@ class Shell:
             return await self._in_thread(environ, proto)
         return await self._finish(environ, proto, answer, in_thread=False)
 
-    def _around(self, *, on_loop: bool) -> Loop:
-        hub = self._hub
-        return Loop(
-            channel=hub.channel if hub.listening else "",
-            on_loop=on_loop,
-            full=hub.full,
-            polled=time.monotonic() - hub.polled_at < POLLED_S,
-            hears_of=hub.hears_of,
-            hear_of=hub.hear_of,
-        )
-
     async def _in_thread(self, environ: Environ, proto: Proto) -> int:
-        environ[LOOP] = self._around(on_loop=False)
+        environ[LOOP] = self._elsewhere
         answer = await asyncio.get_running_loop().run_in_executor(self._slow, self._call, environ)
         return await self._finish(environ, proto, answer, in_thread=True)
 
@@ -277,7 +291,7 @@ class Shell:
         loop = asyncio.get_running_loop()
         pipe = Pipe(loop)
         environ["wsgi.input"] = io.BufferedReader(pipe, 256 * 1024)
-        environ[LOOP] = self._around(on_loop=False)
+        environ[LOOP] = self._elsewhere
         filling = loop.create_task(pipe.fill(proto, self._upload_limit))
         try:
             answer = await loop.run_in_executor(self._uploads, self._call, environ)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 from coatcheck import catalog
 from coatcheck.core import Core
@@ -18,6 +18,7 @@ from coatcheck.wire.native_objects import (
 )
 from coatcheck.wire.native_requests import ModelBody, check_new_model_name, decode_body
 from web.downloads import send_file
+from web.requests import body as request_body
 from web.requests import caller, core, json_response, off_loop
 
 routes = Blueprint("models", __name__)
@@ -38,7 +39,7 @@ def list_models() -> Response:
 def search_models() -> Response:
     """Models whose name or description has the words of the body (plain text)."""
     app_core = core()
-    words = request.get_data(cache=False).decode("utf-8", "replace")
+    words = request_body().decode("utf-8", "replace")
     if len(words) > LONGEST_SEARCH:
         raise InvalidInput(f"The search has {len(words)} characters; expected at most {LONGEST_SEARCH}")
     found = app_core.registry.search(caller().account, words)
@@ -48,7 +49,7 @@ def search_models() -> Response:
 @routes.post("/v1/models")
 def create_model() -> Response:
     """Make an empty model."""
-    body = decode_body(request.get_data(cache=False), ModelBody)
+    body = decode_body(request_body(), ModelBody)
     check_new_model_name(body.owner, body.name)
     app_core = core()
     model = app_core.registry.create_model(

@@ -15,6 +15,7 @@ from coatcheck.wire.native_requests import (
 from web.dialects.native.answers import read_job, show, show_submitted, webhook_of
 from web.dialects.native.jobs import list_jobs
 from web.dialects.native.streams import stream_events, stream_output
+from web.requests import body as request_body
 from web.requests import caller, core, idempotency, loop, off_loop
 
 routes = Blueprint("predictions", __name__)
@@ -23,7 +24,7 @@ routes = Blueprint("predictions", __name__)
 @routes.post("/v1/predictions")
 def create_prediction() -> Response:
     """Accept a prediction of a version."""
-    raw = request.get_data(cache=False)
+    raw = request_body()
     body = decode_body(raw, VersionedPredictionBody)
     reference = parse_version_reference(body.version)
     return _submit(raw, body, reference.model or "", reference.version or "")
@@ -33,7 +34,7 @@ def create_prediction() -> Response:
 @routes.post("/v1/deployments/<owner>/<name>/predictions")
 def create_prediction_of_model(owner: str, name: str) -> Response:
     """Accept a prediction of a model's production or latest version."""
-    raw = request.get_data(cache=False)
+    raw = request_body()
     body = decode_body(raw, PredictionBody)
     return _submit(raw, body, parse_model_name(f"{owner}/{name}", "model"), "")
 
@@ -41,7 +42,7 @@ def create_prediction_of_model(owner: str, name: str) -> Response:
 @routes.post("/v1/models/<owner>/<name>/versions/<version>/predictions")
 def create_prediction_of_version(owner: str, name: str, version: str) -> Response:
     """Accept a prediction of a version by id, alias or number."""
-    raw = request.get_data(cache=False)
+    raw = request_body()
     body = decode_body(raw, PredictionBody)
     return _submit(raw, body, parse_model_name(f"{owner}/{name}", "model"), version)
 

@@ -9,6 +9,7 @@ from coatcheck.wire.native_requests import TrainingBody, decode_body, parse_mode
 from web.dialects.native.answers import read_job, show, show_submitted, webhook_of
 from web.dialects.native.jobs import list_jobs
 from web.dialects.native.streams import stream_events
+from web.requests import body as request_body
 from web.requests import caller, core, idempotency, loop, off_loop
 
 routes = Blueprint("trainings", __name__)
@@ -17,7 +18,7 @@ routes = Blueprint("trainings", __name__)
 @routes.post("/v1/models/<owner>/<name>/versions/<version>/trainings")
 def create_training(owner: str, name: str, version: str) -> Response:
     """Accept a training of a base model."""
-    raw = request.get_data(cache=False)
+    raw = request_body()
     body = decode_body(raw, TrainingBody)
     here = loop()
     submitted = core().queue.submit_training(
