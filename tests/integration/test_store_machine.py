@@ -394,6 +394,7 @@ def run_programs(client: redis_py.Redis, programs: int) -> None:
             stateful_step_count=STEPS,
             deadline=None,
             database=None,
+            derandomize=PROGRAMS <= 100,  # in the suite the same programs each time; `deep` draws new ones
             phases=(Phase.generate, Phase.shrink),
             suppress_health_check=list(HealthCheck),
         ),
