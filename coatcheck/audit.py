@@ -141,19 +141,36 @@ def _strays(store: JobStore) -> list[Violation]:
             pipeline = store.client.pipeline(transaction=False)
             for member in members:
                 pipeline.hget(keys.job(member), "k")
-            for member, known in zip(members, pipeline.execute(), strict=True):
-                if known is None or (queue and known.decode() != queue):
-                    detail = f"{'another queue' if known else 'no record'}, but in {name.removeprefix(keys.PREFIX)}"
-                    found.append(Violation(invariant="I1", id=member, detail=detail, place=name))
+            strange = [
+                member
+                for member, known in zip(members, pipeline.execute(), strict=True)
+                if known is None or (queue and known.decode() != queue)
+            ]
+            found += [violation for member in strange if (violation := _stray(store, name, queue, member)) is not None]
     return found
+
+
+def _stray(store: JobStore, name: str, queue: str, member: str) -> Violation | None:
+    """Looked at again in one step: a job may have moved on between the set and its record."""
+    pipeline = store.client.pipeline(transaction=True)
+    pipeline.zscore(name, member)
+    pipeline.hget(keys.job(member), "k")
+    score, known = pipeline.execute()
+    if score is None or (known is not None and (not queue or known.decode() == queue)):
+        return None
+    detail = f"{'another queue' if known else 'no record'}, but in {name.removeprefix(keys.PREFIX)}"
+    return Violation(invariant="I1", id=member, detail=detail, place=name)
 
 
 def _forgotten_queues(store: JobStore) -> list[Violation]:
     """Queues with jobs that no worker would look at."""
     found = []
     for name, queue in _lanes(store):
-        kind = queue.partition(":")[0].replace("bulk", "predict")
-        if store.client.zscore(keys.busy(kind), queue) is None and store.client.zcard(name):
+        pipeline = store.client.pipeline(transaction=True)
+        pipeline.zscore(keys.busy(queue.partition(":")[0].replace("bulk", "predict")), queue)
+        pipeline.zcard(name)
+        since, waiting = pipeline.execute()
+        if since is None and waiting:
             found.append(Violation(invariant="I8", id="", detail=f"queue {queue} is not known as busy", place=name))
     return found
 

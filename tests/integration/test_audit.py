@@ -163,9 +163,10 @@ def test_audit_of_a_store_in_use_raises_no_false_alarm(store):
     def work() -> None:
         other = JobStore(store.client)
         while not stop.is_set():
-            submitted(other)
+            submitted(other, keep_ms=0)
             for claim in claim_next(other, most_rows=8).jobs:
                 other.complete(completion(claim))
+            other.gc()
 
     workers = [threading.Thread(target=work) for _ in range(2)]
     for worker in workers:
@@ -176,5 +177,5 @@ def test_audit_of_a_store_in_use_raises_no_false_alarm(store):
         stop.set()
         for worker in workers:
             worker.join()
-    assert [violation for violation in found if violation.invariant in ("I5", "I7")] == []
+    assert found == []
     assert audit(store) == []
