@@ -68,6 +68,8 @@ class Verdict:
     accepted: int = 0
     #: Accepted and never ended, or their record is gone.
     lost: list[str] = field(default_factory=list)
+    #: Jobs beyond one for each key the client used.
+    unexpected: int = 0
     #: Ended differently the second time somebody looked, or more ends than jobs were counted.
     doubled: list[str] = field(default_factory=list)
     #: Ended with another answer than the right one.

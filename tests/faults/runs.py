@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from faults.history import History, Verdict, Watcher, judge
 from faults.load import Load, Submission
 from faults.service import Service, reads, running_service, until
 from tiny_versions import lookup, publish, slow
 
+from coatcheck import keys
 from coatcheck.jobs import Status
 
 #: One prediction in so many runs this long: a kill then hits the inside of a batch.
@@ -70,6 +72,7 @@ def under_load(bench: Bench, folder: Path, rate: float = 60.0) -> Iterator[Run]:
     watcher = Watcher(bench.service.core, history)
     load = Load(bench.service, watcher, history, bench.make, rate=rate)
     run = Run(history=history, watcher=watcher, load=load, verdict=Verdict())
+    before = count_jobs(bench)
     watcher.start()
     load.start()
     try:
@@ -79,12 +82,19 @@ def under_load(bench: Bench, folder: Path, rate: float = 60.0) -> Iterator[Run]:
         load.stop()
     watcher.wait(60)
     run.verdict = judge(bench.service.core, watcher, history)
+    run.verdict.unexpected = count_jobs(bench) - before - run.verdict.accepted
+
+
+def count_jobs(bench: Bench) -> int:
+    counted: Any = bench.service.core.store.client.zcard(keys.jobs_of("me", "prediction"))
+    return int(counted)
 
 
 def assert_clean(run: Run) -> None:
     verdict = run.verdict
     assert (verdict.lost, verdict.doubled, verdict.wrong, verdict.violations) == ([], [], [], [])
     assert run.load.given_up == 0
+    assert verdict.unexpected == 0, "a key became more than one job"
     assert verdict.accepted > 0
 
 
