@@ -1,4 +1,4 @@
-"""Stored files as answers: Range, ETag and digests, in chunks that the shell reads in a thread."""
+"""Stored files as answers: Range, ETag and digests. The shell sends the bytes; a WSGI server gets them in chunks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import quote
 from flask import Response, request
 
 from coatcheck.errors import InvalidInput
-from web.requests import Chunks, after, loop
+from web.requests import SendFile, after, loop
 
 CHUNK = 256 * 1024
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
@@ -45,8 +45,9 @@ def send_file(
     headers["Content-Length"] = str(stop - start)
     if request.method == "HEAD":
         return Response(status=status, headers=headers, content_type=content_type)
-    if loop() is not None:
-        after(Chunks())
+    if loop() is not None and stop > start:
+        after(SendFile(stream=open_file(), start=start, stop=stop))
+        return Response(b"", status, headers, content_type=content_type)
     parts = _parts(open_file(), start, stop)
     return Response(parts, status, headers, content_type=content_type, direct_passthrough=True)
 

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ParamSpec, Protocol, cast
+from typing import Any, BinaryIO, ParamSpec, Protocol, cast
 
 from flask import Response, current_app, g, request
 
@@ -99,11 +99,15 @@ class OffLoop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chunks:
-    """The response's iterator is slow: advance it in a thread."""
+class SendFile:
+    """Send the bytes `start` up to `stop` of this stream instead of the response's body; closes it."""
+
+    stream: BinaryIO
+    start: int
+    stop: int
 
 
-After = Wait | Stream | OffLoop | Chunks
+After = Wait | Stream | OffLoop | SendFile
 
 
 def clean_request_id(given: str | None) -> str:

@@ -12,11 +12,13 @@ import contextlib
 import io
 import os
 import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, BinaryIO, ParamSpec, Protocol, TypeVar, cast
 
 import structlog
 from flask import Flask
@@ -33,7 +35,7 @@ from web.bodies import Pipe, SlowBody, gather, read_whole
 from web.errors import answer_error, answer_surprise, problem_answer
 from web.loop_redis import LoopCalls, LoopRedis
 from web.metrics import HttpStats, report_always
-from web.requests import AFTER, BODY, LOOP, REQUEST_ID, Chunks, OffLoop, Stream, Wait, clean_request_id
+from web.requests import AFTER, BODY, LOOP, REQUEST_ID, OffLoop, SendFile, Stream, Wait, clean_request_id
 from web.waits import REREAD_S, Hub
 
 #: Bodies up to this are handled on the loop, bytes.
@@ -43,6 +45,8 @@ ENVELOPE = 64 * 1024
 #: Threads for requests with large bodies or slow views, and apart from them for uploads.
 SLOW_THREADS = 8
 UPLOAD_THREADS = 8
+#: A sent file's descriptor is kept this long: Granian opens the file by it a moment after it was told, seconds.
+KEEP_OPEN_S = 30.0
 #: Seconds between two comments on a quiet stream: a client that is gone shows only when written to.
 COMMENT_S = 15.0
 #: A process whose clients polled this recently hears of its new jobs' ends unasked, seconds.
@@ -80,6 +84,9 @@ class Proto(Protocol):
 
     def response_bytes(self, status: int, headers: Headers, body: bytes) -> None:
         """Answer at once."""
+
+    def response_file_range(self, status: int, headers: Headers, file: str, start: int, end: int) -> None:
+        """Answer with the bytes `start` up to `end` of a file that is opened at once."""
 
     def response_stream(self, status: int, headers: Headers) -> Transport:
         """Begin an answer in parts."""
@@ -135,6 +142,14 @@ class _Around:
     @property
     def polled(self) -> bool:
         return time.monotonic() - self._hub.polled_at < POLLED_S
+
+
+def _respond(environ: Environ, proto: Proto, answer: Answer) -> int:
+    body = answer.body()
+    # A length that is not the body's ends the connection, also where HEAD leaves the body out.
+    headers = answer.headers if body or environ["REQUEST_METHOD"] != "HEAD" else _without_length(answer.headers)
+    proto.response_bytes(answer.status, headers, body)
+    return answer.status
 
 
 def _no_write(_data: bytes) -> None:
@@ -271,8 +286,7 @@ class Shell:
         environ[LOOP] = self._here
         answer = await self._run(self._call, environ)
         if AFTER not in environ:
-            proto.response_bytes(answer.status, answer.headers, answer.body())
-            return answer.status
+            return _respond(environ, proto, answer)
         if isinstance(environ[AFTER], OffLoop):
             answer.close()
             del environ[AFTER]
@@ -301,8 +315,7 @@ class Shell:
                 await filling
         if isinstance(pipe.failure, (CoatcheckError, SlowBody)):
             raise pipe.failure
-        proto.response_bytes(answer.status, answer.headers, answer.body())
-        return answer.status
+        return _respond(environ, proto, answer)
 
     async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call on the loop; while it waits for Redis, other requests go on."""
@@ -328,10 +341,10 @@ class Shell:
             if self._hub.full:
                 raise TooManyWaits(retry_after_s=5)
             await self._stream(what, proto, answer)
-        elif isinstance(what, Chunks):
-            await self._send_chunks(proto, answer)
+        elif isinstance(what, SendFile):
+            await self._send_file(what, proto, answer)
         else:
-            proto.response_bytes(answer.status, answer.headers, answer.body())
+            _respond(environ, proto, answer)
         return answer.status
 
     async def _wait(self, wait: Wait, proto: Proto, *, look_first: bool) -> bytes:
@@ -371,15 +384,14 @@ class Shell:
                     comment_at = clock() + COMMENT_S
                 await sleeper.sleep(min(comment_at - clock(), REREAD_S))
 
-    async def _send_chunks(self, proto: Proto, answer: Answer) -> None:
+    async def _send_file(self, what: SendFile, proto: Proto, answer: Answer) -> None:
+        answer.close()
         loop = asyncio.get_running_loop()
-        transport = proto.response_stream(answer.status, answer.headers)
-        parts = iter(answer.parts)
-        try:
-            while (part := await loop.run_in_executor(self._slow, next, parts, None)) is not None:
-                await transport.send_bytes(part)
-        finally:
-            answer.close()
+        stream = await loop.run_in_executor(self._slow, _with_descriptor, what.stream)
+        # Granian reads the file itself, as fast as the client takes it; `send_bytes` would hold all of it in memory.
+        headers = [*_without_length(answer.headers), ("content-length", str(what.stop - what.start))]
+        proto.response_file_range(answer.status, headers, f"/dev/fd/{stream.fileno()}", what.start, what.stop)
+        loop.call_later(KEEP_OPEN_S, stream.close)
 
     def _refuse(self, proto: Proto, environ: Environ, status: HTTPStatus, body: bytes, headers: dict[str, str]) -> int:
         """Answer a problem that Flask did not see."""
@@ -402,6 +414,19 @@ def _watch_client(proto: Proto, sleeper: Any, seconds: float) -> Any:
         yield
     finally:
         watching.cancel()
+
+
+def _with_descriptor(stream: BinaryIO) -> BinaryIO:
+    """The stream itself if it is an open local file, else a copy in an unnamed temporary one."""
+    try:
+        stream.fileno()
+        return stream
+    except (AttributeError, OSError):
+        copy = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it was sent
+        with stream:
+            shutil.copyfileobj(stream, copy, 1024 * 1024)
+        copy.flush()
+        return cast(BinaryIO, copy)
 
 
 def _at_once(wait: Wait) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from web_service import WebService, web_service
+from web_service import KEY, WebService, web_service
 
 from coatcheck.embedded_redis import EmbeddedRedis
 from coatcheck.settings import Settings
@@ -198,3 +199,21 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_download_that_nobody_reads_costs_no_memory(service):
+    content = os.urandom(1024 * 1024) * 64
+    file = service.upload(content, filename="big.bin").json()
+    assert service.client.get(file["urls"]["content"]).content == content
+    before = resident_bytes(service)
+    with socket.create_connection(("127.0.0.1", service.settings.port)) as link:
+        path = file["urls"]["content"].removeprefix(service.url)
+        link.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode())
+        assert b" 200 " in link.recv(100)
+        time.sleep(1.0)  # time enough to read all of it into memory
+        assert resident_bytes(service) - before < 16 * 1024 * 1024
+
+
+def resident_bytes(service: WebService) -> int:
+    pids = children(service.process.pid)
+    return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 for pid in pids)

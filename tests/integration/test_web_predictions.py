@@ -345,3 +345,11 @@ def test_process_tells_its_figures(service):
     assert 'coatcheck_queue_depth{kind="predict"}' in text
     assert 'route="/v1/predictions",status="201"' in text
     assert service.core.store.client.zcard(keys.ready(f"predict:{VERSION}")) >= 0
+
+
+def test_head_is_answered_like_get_without_the_body(service):
+    file = service.upload(b"a,b\n1,2\n").json()
+    for path in ("/healthz", "/v1/models", file["urls"]["content"]):
+        answer = service.client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["etag"]
