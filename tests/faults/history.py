@@ -85,6 +85,8 @@ class Verdict:
     #: For each kill that lost jobs: seconds to the first claim of one of them, and to the last (they run singly).
     restarts_s: list[float] = field(default_factory=list)
     last_restarts_s: list[float] = field(default_factory=list)
+    #: For each kill that lost jobs: seconds until the last of them could be claimed again.
+    claimable_s: list[float] = field(default_factory=list)
     #: Seconds from each kill to the first job that ended after it.
     first_end_s: list[float] = field(default_factory=list)
     attempts: Counter[int] = field(default_factory=Counter)
@@ -101,7 +103,7 @@ class Verdict:
         words += [f"doubled {len(self.doubled)}  wrong {len(self.wrong)}"]
         if restarts:
             words += [f"recovered {self.recovered}  restart p50 {_median(restarts)} max {restarts[-1]:.2f} s"]
-            words += [f"(last of a batch {last:.2f} s)"]
+            words += [f"(claimable {max(self.claimable_s):.2f} s, last of a batch {last:.2f} s)"]
         if ends:
             words += [f"next end p50 {_median(ends)} max {ends[-1]:.2f} s"]
         return "  ".join([*words, f"longest stall {self.max_stall_s:.2f} s"])
@@ -158,7 +160,7 @@ def judge(core: Core, watcher: Watcher, history: History) -> Verdict:
     """Compare what was promised with what is there."""
     verdict = Verdict(faults=len(history.kills_ms), accepted=len(watcher.expected))
     ended_ms: list[int] = []
-    ids, restarts = list(watcher.expected), dict[float, list[float]]()
+    ids, restarts = list(watcher.expected), dict[float, list[tuple[float, float]]]()
     for start in range(0, len(ids), 500):
         for job_id, job in zip(ids[start : start + 500], core.store.get_many(ids[start : start + 500]), strict=True):
             if job is None or not job.status.terminal:
@@ -170,8 +172,9 @@ def judge(core: Core, watcher: Watcher, history: History) -> Verdict:
                 verdict.wrong.append(f"{job_id} {job.status} {job.code} {job.output!r}")
             ended_ms.append(job.ended_ms or 0)
             _look_at(job, verdict, history.kills_ms, restarts)
-    verdict.restarts_s += [min(found) for found in restarts.values()]
-    verdict.last_restarts_s += [max(found) for found in restarts.values()]
+    verdict.claimable_s += [max(claimable for claimable, _ in found) for found in restarts.values()]
+    verdict.restarts_s += [min(restart for _, restart in found) for found in restarts.values()]
+    verdict.last_restarts_s += [max(restart for _, restart in found) for found in restarts.values()]
     verdict.violations += [f"{found.invariant} {found.id} {found.detail}" for found in audit(core.store)]
     verdict.fenced = int(core.store.client.hget(keys.COUNTERS, "fenced") or 0)
     for kill_ms in history.kills_ms:
@@ -183,7 +186,9 @@ def judge(core: Core, watcher: Watcher, history: History) -> Verdict:
     return verdict
 
 
-def _look_at(job: Job, verdict: Verdict, kills_ms: list[float], restarts: dict[float, list[float]]) -> None:
+def _look_at(
+    job: Job, verdict: Verdict, kills_ms: list[float], restarts: dict[float, list[tuple[float, float]]]
+) -> None:
     verdict.attempts[job.attempts] += 1
     lost_a_worker = False
     for line, after in zip(job.history, job.history[1:], strict=False):
@@ -191,7 +196,9 @@ def _look_at(job: Job, verdict: Verdict, kills_ms: list[float], restarts: dict[f
             lost_a_worker = True
             before = [kill for kill in kills_ms if kill <= line.at_ms + 1]
             if before:
-                restarts.setdefault(max(before), []).append((after.at_ms - max(before)) / 1000)
+                kill_ms = max(before)
+                seconds = (line.at_ms - kill_ms) / 1000, (after.at_ms - kill_ms) / 1000
+                restarts.setdefault(kill_ms, []).append(seconds)
     if lost_a_worker and job.status is Status.SUCCEEDED:
         verdict.recovered += 1
 

@@ -1,6 +1,6 @@
 """One load run against a service: the load, what it was promised, and the verdict once it is over.
 
-A prediction in eight is slow, so that a fault hits the inside of a batch. Knows no faults.
+A prediction in sixteen is slow, so that a fault hits the inside of a batch. Knows no faults.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from coatcheck import keys
 from coatcheck.jobs import Status
 
 #: One prediction in so many runs this long: a kill then hits the inside of a batch.
-SLOW_EVERY, SLOW_S = 8, 0.1
+SLOW_EVERY, SLOW_S = 16, 0.05
 
 
 @dataclass
@@ -60,6 +60,12 @@ class Run:
     def wait_for_more_results(self, count: int) -> None:
         wanted = len(self.watcher.seen) + count
         until(lambda: len(self.watcher.seen) >= wanted, 20, "more results")
+
+    def wait_for_orphans(self, bench: Bench) -> None:
+        """Until those that lost a worker have run, one at a time: the next fault is measured by itself."""
+        client: Any = bench.service.core.store.client
+        lanes = [keys.solo(f"predict:{version}") for version in (bench.fast, bench.slow)]
+        until(lambda: not any(client.zcard(lane) for lane in lanes), 30, "the orphans' end")
 
     def wait_for_more_accepted(self, count: int) -> None:
         wanted = len(self.watcher.expected) + count

@@ -1,4 +1,7 @@
-"""kill -9 of each part under load: no accepted job is lost, none ends twice, and work goes on at once."""
+"""kill -9 of each part under load: no accepted job is lost, none ends twice, and work goes on at once.
+
+What died young is started again with a growing delay, so each part may live for a while before it is killed again.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ import pytest
 from faults.runs import assert_clean, running_batch, under_load
 from faults.service import Service, until, wall_ms
 
+from coatcheck.supervisor import WELL_S
+
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
@@ -21,6 +26,8 @@ def test_predict_worker_killed_inside_a_batch(bench, cycles, tmp_path, report):
             service.wait_for_workers("predict", 2)
             time.sleep(random.uniform(0.0, 0.3))
             run.history.kill("predict", service.send(running_batch(bench, run), signal.SIGKILL))
+            run.wait_for_more_results(10)
+            run.wait_for_orphans(bench)
     report(run.verdict.row("predict worker, in a batch"))
     assert_clean(run)
     assert run.verdict.recovered >= 1
@@ -34,7 +41,7 @@ def test_redis_killed(bench, cycles, tmp_path, report):
     service = bench.service
     with under_load(bench, tmp_path) as run:
         for _ in range(cycles):
-            time.sleep(random.uniform(0.5, 1.5))
+            time.sleep(WELL_S + random.uniform(0.1, 1.0))
             (server,) = service.find("valkey-server")
             run.history.kill("redis", service.send(server, signal.SIGKILL))
             run.wait_for_more_results(5)
@@ -67,7 +74,7 @@ def test_web_killed(bench, cycles, tmp_path, report):
     gaps = []
     with under_load(bench, tmp_path) as run:
         for _ in range(cycles):
-            time.sleep(random.uniform(0.5, 1.0))
+            time.sleep(WELL_S + random.uniform(0.1, 1.0))
             run.history.kill("web", service.send(web_main(service), signal.SIGKILL))
             began = wall_ms()
             run.wait_for_more_accepted(10)

@@ -46,6 +46,7 @@ def test_worker_frozen_beyond_its_lease_is_fenced_when_it_comes_back(bench, cycl
             run.wait_for_more_results(20)
             service.send(frozen, signal.SIGCONT)
             until_more(bench, "fenced", fenced_before)
+            run.wait_for_orphans(bench)
     report(run.verdict.row(f"SIGSTOP beyond a lease of {LEASE_S:g} s"))
     assert_clean(run)
     assert counter(bench, "fenced") - before >= cycles
