@@ -5,6 +5,7 @@ A prediction in sixteen is slow, so that a fault hits the inside of a batch. Kno
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from faults.service import Service, reads, running_service, until
 from tiny_versions import lookup, publish, slow
 
 from coatcheck import keys
-from coatcheck.jobs import Status
+from coatcheck.jobs import Kind, Status
+from coatcheck.listing import PageRequest
 
 #: One prediction in so many runs this long: a kill then hits the inside of a batch.
 SLOW_EVERY, SLOW_S = 16, 0.05
@@ -118,3 +120,14 @@ def running_batch(bench: Bench, run: Run) -> int:
 
     until(inside, 20, "a batch that runs")
     return found[-1]
+
+
+def frozen_batch(bench: Bench, run: Run) -> tuple[int, float]:
+    """Stop a predict worker inside a batch (SIGSTOP); its pid, and when it was stopped, wall milliseconds."""
+    while True:
+        pid = running_batch(bench, run)
+        at_ms = bench.service.send(pid, signal.SIGSTOP)
+        request = PageRequest(kinds=(Kind.PREDICTION,), statuses=(Status.RUNNING,))
+        if any(job.worker.endswith(f"/{pid}") for job in bench.service.core.queue.page("me", request).jobs):
+            return pid, at_ms
+        bench.service.send(pid, signal.SIGCONT)  # its batch had just ended

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from faults.runs import Bench, assert_clean, running_batch, running_bench, under_load
+from faults.runs import Bench, assert_clean, frozen_batch, running_batch, running_bench, under_load
 from faults.service import until, wall_ms
 
 from coatcheck import keys
@@ -39,9 +39,9 @@ def test_worker_frozen_beyond_its_lease_is_fenced_when_it_comes_back(bench, cycl
     before = counter(bench, "fenced")
     with under_load(bench, tmp_path) as run:
         for _ in range(cycles):
-            frozen = running_batch(bench, run)
             fenced_before, lost_before = counter(bench, "fenced"), counter(bench, "lease_lost")
-            run.history.kill("freeze", service.send(frozen, signal.SIGSTOP))
+            frozen, at_ms = frozen_batch(bench, run)
+            run.history.kill("freeze", at_ms)
             until_more(bench, "lease_lost", lost_before)
             run.wait_for_more_results(20)
             service.send(frozen, signal.SIGCONT)
