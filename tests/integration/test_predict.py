@@ -1,78 +1,31 @@
-"""The predict worker's loop against a real Redis and ONNX Runtime: batches, bad inputs, turns, failures, limits.
-
-Most tests run the loop on a thread of the test; what ends the process is shown with a process of its own.
-"""
+"""The predict worker's loop against a real Redis and ONNX Runtime: batches, bad inputs, turns, failures."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from factories import age, assert_clean
-from tiny_versions import ACCOUNT, image, lookup, png_uri, publish, slow, wide
+from predicting import finished, retried, running, submit, value_of, wait_until, words
+from tiny_versions import ACCOUNT, image, lookup, png_uri, publish, wide
 
 from coatcheck import keys, liveness
 from coatcheck.core import Core, open_core
 from coatcheck.embedded_redis import EmbeddedRedis
 from coatcheck.errors import StoreUnavailable
-from coatcheck.jobs import Job, Status
+from coatcheck.jobs import Status
 from coatcheck.settings import Settings
-from workers.predict import PredictLoop, WakeList
+from workers.predict import WakeList
 from workers.sessions import CPU, LoadedSession
 
-ROOT = Path(__file__).parents[2]
 #: A tick so long that nothing in these tests can be due to it.
 NO_TICK_S = 30.0
-
-
-class Worker:
-    """A predict loop on a thread of its own."""
-
-    def __init__(self, core: Core, wait_for_work: Callable[[], str] | None = None) -> None:
-        self.core = core
-        self.loop = PredictLoop(core, "predict@test.1", CPU, wait_for_work or poll)
-        self._thread = threading.Thread(target=self.loop.run, daemon=True)
-
-    def start(self) -> None:
-        self.loop.leases.start()
-        self._thread.start()
-
-    def stop(self) -> None:
-        self.loop.stop()
-        self._thread.join(10)
-        assert not self._thread.is_alive(), "the loop does not stop"
-        self.loop.leases.stop()
-
-    @property
-    def figures(self) -> dict[str, Any]:
-        return self.loop._figures()
-
-
-def poll() -> str:
-    """Look every few milliseconds: batches then depend on nothing but what waits."""
-    time.sleep(0.002)
-    return ""
-
-
-@contextmanager
-def running(core: Core, wait_for_work: Callable[[], str] | None = None) -> Iterator[Worker]:
-    worker = Worker(core, wait_for_work)
-    worker.start()
-    try:
-        yield worker
-    finally:
-        worker.stop()
 
 
 @pytest.fixture
@@ -92,45 +45,6 @@ def make_core(redis, settings: Settings) -> Iterator[Callable[..., Core]]:
 @pytest.fixture
 def core(make_core: Callable[..., Core]) -> Core:
     return make_core()
-
-
-def submit(core: Core, version: str, given: Any) -> str:
-    return core.queue.submit_prediction(ACCOUNT, version=version, raw_input=json.dumps(given).encode()).job.id
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.005)
-
-
-def finished(core: Core, *job_ids: str, timeout_s: float = 20.0) -> list[Job]:
-    """The jobs' records when all of them have ended."""
-    found: list[Job | None] = []
-
-    def all_ended() -> bool:
-        try:
-            found[:] = core.store.get_many(list(job_ids))
-        except StoreUnavailable:  # a connection from before Redis was killed
-            return False
-        return all(job is not None and job.status.terminal for job in found)
-
-    wait_until(all_ended, timeout_s)
-    return [job for job in found if job is not None]
-
-
-def retried(core: Core, job_id: str, times: int) -> None:
-    wait_until(lambda: words(core.queue.get(ACCOUNT, job_id)).count("retry") == times)
-
-
-def value_of(core: Core, job: Job) -> float | None:
-    output = core.queue.output_of(job)
-    return json.loads(output)["value"] if output is not None else None
-
-
-def words(job: Job) -> list[str]:
-    return [line.word for line in job.history]
 
 
 # -- micro-batches -------------------------------------------------------------------------------------------
@@ -418,85 +332,3 @@ def submit_when_back(core: Core, version: str, given: Any) -> str:
         except (StoreUnavailable, ConnectionError):
             assert time.monotonic() < deadline
             time.sleep(0.02)
-
-
-# -- the process ---------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def worker_process(settings: Settings, number: int = 1, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A real Celery worker, as the supervisor starts it."""
-    settings.home.mkdir(parents=True, exist_ok=True)
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("COATCHECK_")}
-    command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-n", f"predict@test.{number}"]
-    command += ["-Q", "predict", "-P", "solo", "-I", "workers.predict", "--without-mingle", "--without-gossip"]
-    with (settings.home / f"worker-{number}.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--without-heartbeat", "-l", "WARNING"],
-            cwd=ROOT,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={
-                **inherited,
-                "COATCHECK_HOME": str(settings.home),
-                "COATCHECK_REDIS_URL": settings.redis_url,
-                **environment,
-            },
-        )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def test_run_past_its_limit_is_ended_with_its_process_and_does_not_take_others_along(make_core, settings):
-    limited = make_core(predict_limit_s=0.7, max_attempts=2)
-    version = publish(limited, slow(), "slow")
-    culprit = submit(limited, version, {"x": 60})
-    mates = [submit(limited, version, {"x": 0.001}) for _ in range(3)]
-    exits = []
-    for number in (1, 2):  # the test is the supervisor
-        with worker_process(settings, number) as process:
-            exits.append(process.wait(30))
-    (job,) = finished(limited, culprit)
-    assert exits == [70, 70]
-    assert (job.status, job.code, job.attempts) == (Status.FAILED, "run_limit", 2)
-    assert [line.cause for line in job.history if line.word == "retry"] == ["run_limit"] * 2
-    with worker_process(settings, 3):
-        others = finished(limited, *mates)
-    assert {other.status for other in others} == {Status.SUCCEEDED}
-    assert max(other.attempts for other in others) <= 2
-    assert_clean(limited.store)
-
-
-def test_worker_told_to_stop_hands_back_what_it_cannot_finish(core, settings):
-    version = publish(core, slow(), "slow")
-    with worker_process(settings) as process:
-        job_id = submit(core, version, {"x": 60})
-        wait_until(lambda: core.queue.get(ACCOUNT, job_id).status is Status.RUNNING)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
-    job = core.queue.get(ACCOUNT, job_id)
-    assert (job.status, job.attempts) == (Status.QUEUED, 0)
-    assert words(job) == ["submit", "claim", "release"]
-    assert liveness.live(core.store.client) == []
-    assert_clean(core.store)
-
-
-def test_worker_told_to_stop_finishes_its_micro_batch(core, settings):
-    version = publish(core, slow(), "slow")
-    with worker_process(settings) as process:
-        finished(core, submit(core, version, {"x": 0.001}))
-        job_id = submit(core, version, {"x": 0.4})
-        wait_until(lambda: core.queue.get(ACCOUNT, job_id).status is Status.RUNNING)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
-    job = core.queue.get(ACCOUNT, job_id)
-    assert (job.status, job.attempts) == (Status.SUCCEEDED, 1)
-
-
-def test_worker_that_must_have_a_gpu_does_not_start_without(core, settings):
-    with worker_process(settings, COATCHECK_REQUIRE_GPU="1") as process:
-        assert process.wait(20) != 0
-    assert "COATCHECK_REQUIRE_GPU" in (settings.home / "worker-1.log").read_text()
