@@ -57,10 +57,10 @@ class Loop(Protocol):
     def polled(self) -> bool:
         """Clients of this process poll: it pays to hear of new jobs' ends unasked."""
 
-    def hears_of(self, job_id: str) -> bool:
-        """This process will hear of the job's end anyway."""
+    def hears_of(self, job_id: str) -> str | None:
+        """The account of an open job whose end this process will hear of anyway, else None."""
 
-    def hear_of(self, job_id: str) -> None:
+    def hear_of(self, job_id: str, account: str) -> None:
         """Remember such a job."""
 
 

@@ -78,7 +78,7 @@ class Hub:
         #: When a poll was last held here, on the monotonic clock.
         self.polled_at = float("-inf")
         self._told: dict[str, None] = {}
-        self._heard: dict[str, None] = {}
+        self._heard: dict[str, str] = {}
         self._max_waits = max_waits
         self._sleepers: dict[str, list[Sleeper]] = {}
 
@@ -87,16 +87,16 @@ class Hub:
         """No more sleepers may be added."""
         return self.open_waits >= self._max_waits
 
-    def hear_of(self, job_id: str) -> None:
-        """Remember that this job's record names our channel already."""
+    def hear_of(self, job_id: str, account: str) -> None:
+        """Remember that this open job of `account` names our channel already."""
         if len(self._heard) >= MOST_HEARD:
             for old in list(itertools.islice(self._heard, MOST_HEARD // 4)):
                 del self._heard[old]
-        self._heard[job_id] = None
+        self._heard[job_id] = account
 
-    def hears_of(self, job_id: str) -> bool:
-        """The job's end will be heard without asking for it."""
-        return job_id in self._heard
+    def hears_of(self, job_id: str) -> str | None:
+        """The account of a remembered job whose end was not heard yet, else None."""
+        return self._heard.get(job_id) if self.listening else None
 
     @contextlib.contextmanager
     def sleeper(self, job_id: str) -> Iterator[Sleeper]:
@@ -128,6 +128,7 @@ class Hub:
 
     def wake_all(self) -> None:
         """Wake everybody: messages may have been missed."""
+        self._heard.clear()
         for sleepers in self._sleepers.values():
             for sleeper in sleepers:
                 sleeper.wake()

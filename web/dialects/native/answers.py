@@ -90,27 +90,37 @@ def hold(job: Job, seconds: float, *, waiting: bool = False) -> bool:
 
     The job must have been told the process's channel before it was read.
     """
-    here = loop()
+    app_core = core()
+
+    def unread() -> bytes:
+        # The job is safe; when the time is up and Redis away, what was known of it is the best answer there is.
+        return render_job(job, app_core.settings.base_url, waiting=waiting)
+
+    return _hold(job.id, job.kind, job.account, seconds, waiting=waiting, unread=unread)
+
+
+def _hold(
+    job_id: str, kind: Kind, account: str, seconds: float, *, waiting: bool, unread: Callable[[], bytes] | None
+) -> bool:
+    here, app_core = loop(), core()
     if here is None or here.full or not here.channel or seconds <= 0:
         return False
-    after(Wait(job_id=job.id, seconds=seconds, finish=_finisher(core(), job, waiting)))
-    return True
 
-
-def _finisher(app_core: Core, job: Job, waiting: bool) -> Callable[[bool], bytes | Callable[[], bytes] | None]:
     def finish(last: bool) -> bytes | Callable[[], bytes] | None:
         try:
-            found = app_core.queue.get(job.account, job.id, job.kind)
+            found = app_core.queue.get(account, job_id, kind)
         except errors.Unavailable:
-            # The job is safe; when the time is up, what was known of it is the best answer there is.
-            return render_job(job, app_core.settings.base_url, waiting=waiting) if last else None
+            if last and unread is None:
+                raise
+            return unread() if last and unread is not None else None
         if not last and not found.status.terminal:
             return None
         if _reads_storage(found):
             return lambda: render(app_core, found, waiting=waiting)
         return render(app_core, found, waiting=waiting)
 
-    return finish
+    after(Wait(job_id=job_id, seconds=seconds, finish=finish))
+    return True
 
 
 def wait_query() -> float | None:
@@ -126,12 +136,19 @@ def read_job(job_id: str, kind: Kind) -> Response:
     if seconds is None:
         seconds = app_core.settings.poll_hold_ms / 1000 if kind is Kind.PREDICTION else 0
     account = caller().account
+    # A job made here whose end was not heard: it is open, and reading it now would tell nothing else.
+    if (
+        seconds > 0
+        and here is not None
+        and here.hears_of(job_id) == account
+        and _hold(job_id, kind, account, seconds, waiting=False, unread=None)
+    ):
+        return json_response(b"")
     job = app_core.queue.get(account, job_id, kind)
     if seconds > 0 and not job.status.terminal and here is not None and here.channel and not here.full:
-        if not here.hears_of(job_id):
-            status = app_core.queue.watch(job_id, here.channel)
-            if status is None or status.terminal:
-                job = app_core.queue.get(account, job_id, kind)
+        status = app_core.queue.watch(job_id, here.channel)
+        if status is None or status.terminal:
+            job = app_core.queue.get(account, job_id, kind)
         if not job.status.terminal and hold(job, seconds):
             return json_response(b"")
     return show(job)

@@ -59,7 +59,7 @@ def _submit(raw: bytes, body: PredictionBody, model: str, version: str) -> Respo
         wait_channel=here.channel if here is not None and (here.polled or "HTTP_PREFER" in request.environ) else "",
     )
     if here is not None and here.polled and submitted.created:
-        here.hear_of(submitted.job.id)
+        here.hear_of(submitted.job.id, submitted.job.account)
     return show_submitted(submitted)
 
 
