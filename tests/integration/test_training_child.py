@@ -344,7 +344,7 @@ def test_the_process_is_told_to_end_while_it_trains(child, iris, way):
         os.kill(child.pid, signal.SIGTERM)
     event, _ = last_event(child)
     assert event["event"] == ("canceled" if way == "word" else "stopped")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30
     kept = checkpoints.newest(iris.parent / "checkpoint_dir")
     assert (kept is not None) == (way == "signal")
 
