@@ -140,7 +140,7 @@ class PredictLoop:
                 lease_ms=int(self._settings.predict_lease_s * 1000),
                 most_rows=self._settings.batch_rows,
                 most_bytes=self._settings.batch_bytes,
-                solo_first=self._claims[queue] % SOLO_EVERY == 0,
+                solo_first=self._claims[queue] % SOLO_EVERY == 1,
             )
         if not done and request is None:
             return None

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from factories import age, assert_clean
+from factories import WORKER, age, assert_clean, claim_request
 from predicting import finished, retried, running, submit, value_of, wait_until, words
 from tiny_versions import ACCOUNT, image, lookup, png_uri, publish, wide
 
@@ -212,6 +212,21 @@ def test_hot_version_does_not_starve_cold_ones(make_core):
     before = sum((job.ended_ms or 0) < last_cold for job in hot_jobs)
     # A turn is 8 micro-batches of 4 rows and one more that ends it; three others had to be served in between.
     assert before <= 4 * 9 * 4, f"{before} of 400 hot predictions came before the last cold one"
+
+
+def test_jobs_that_lost_their_worker_do_not_wait_behind_a_backlog(make_core):
+    core = make_core(batch_rows=2)
+    versions = [publish(core, lookup(8 * number), f"v{number}") for number in (1, 2)]
+    orphans = [submit(core, version, {"x": 1}) for version in versions]
+    for _ in versions:
+        assert core.store.claim(claim_request()).jobs
+    assert core.store.expire_worker(WORKER) == 2
+    backlog = [submit(core, version, {"x": number % 100}) for number in range(100) for version in versions]
+    with running(core):
+        lost, others = finished(core, *orphans), finished(core, *backlog)
+    last = max(job.ended_ms or 0 for job in lost)
+    assert sum((job.ended_ms or 0) < last for job in others) <= 2 * 9 * 2  # one turn of each version
+    assert [job.attempts for job in lost] == [2, 2]
 
 
 # -- failures that pass ----------------------------------------------------------------------------------------
