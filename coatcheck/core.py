@@ -179,7 +179,7 @@ class JobQueue:
             )
         )
 
-    def retry(self, account: str, job_id: str, kind: Kind) -> Submitted:
+    def retry(self, account: str, job_id: str, kind: Kind, *, idempotency: Idempotency | None = None) -> Submitted:
         """Submit a finished job's input again as a new job.
 
         Raises:
@@ -199,9 +199,12 @@ class JobQueue:
                 version=job.version,
                 destination=job.destination,
                 given=given,
+                idempotency=idempotency,
                 retry_of=job.id,
             )
-        return self.submit_prediction(account, version=job.version, raw_input=raw_input, retry_of=job.id)
+        return self.submit_prediction(
+            account, version=job.version, raw_input=raw_input, idempotency=idempotency, retry_of=job.id
+        )
 
     # -- read --------------------------------------------------------------------------------------------------
 
@@ -256,7 +259,8 @@ class JobQueue:
         ]
         if job.kind is not Kind.PREDICTION:
             # The stream is trimmed to its newest thousand: what a client missed before is gone, by contract.
-            rows = cast(list[Any], self._store.client.xrange(keys.events(job.id), "-", "+"))
+            first = str(_event_order(after)[0]) if after else "-"
+            rows = cast(list[Any], self._store.client.xrange(keys.events(job.id), first, "+"))
             for event_id, fields in rows:
                 for name, data in fields.items():
                     if name != b"done":

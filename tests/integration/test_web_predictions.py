@@ -136,6 +136,15 @@ def test_failed_job_can_be_submitted_again_as_a_new_one(service):
     assert again.json()["id"] != job["id"]
 
 
+def test_retry_under_one_key_makes_one_new_job(service):
+    with service.worker(answer=fails).running():
+        job = service.predict(headers={"Prefer": "wait"}).json()
+    headers = {"Idempotency-Key": new_id()}
+    first, second = (service.client.post(job["urls"]["get"] + "/retry", headers=headers) for _ in range(2))
+    assert first.json()["id"] == second.json()["id"] != job["id"]
+    assert second.headers["Idempotency-Replayed"] == "true"
+
+
 # --- idempotency --------------------------------------------------------------------------------------------
 
 

@@ -85,7 +85,8 @@ def cancel_prediction(job_id: str) -> Response:
 @off_loop
 def retry_prediction(job_id: str) -> Response:
     """A new prediction with the input of a finished one."""
-    return show_submitted(core().queue.retry(caller().account, job_id, Kind.PREDICTION))
+    retried = core().queue.retry(caller().account, job_id, Kind.PREDICTION, idempotency=idempotency(request_body()))
+    return show_submitted(retried)
 
 
 @routes.get("/v1/predictions/<job_id>/stream")

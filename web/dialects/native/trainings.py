@@ -56,7 +56,8 @@ def cancel_training(job_id: str) -> Response:
 @off_loop
 def retry_training(job_id: str) -> Response:
     """A new training with the input of a finished one."""
-    return show_submitted(core().queue.retry(caller().account, job_id, Kind.TRAINING))
+    retried = core().queue.retry(caller().account, job_id, Kind.TRAINING, idempotency=idempotency(request_body()))
+    return show_submitted(retried)
 
 
 @routes.get("/v1/trainings/<job_id>/events")
