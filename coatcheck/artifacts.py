@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -151,10 +152,14 @@ class ArtifactStore:
 
     def check(self) -> None:
         """Write, read and remove a probe. Raises whatever the storage raises."""
-        name = f"probe/{hashlib.sha256(str(id(self)).encode()).hexdigest()[:12]}"
-        self.write_bytes(name, b"probe")
-        self.read_bytes(name)
-        self._filesystem.rm_file(self._path(name))
+        # A name of its own for every call: probes of one moment must not remove each other's file.
+        name = f"probe/{secrets.token_hex(12)}"
+        try:
+            self.write_bytes(name, b"probe")
+            self.read_bytes(name)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                self._filesystem.rm_file(self._path(name))
 
     def _settle(self, target: Any) -> None:
         # On a local disk an accepted input, or a file a manifest will name, must survive a power cut.

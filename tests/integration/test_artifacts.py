@@ -6,6 +6,8 @@ import errno
 import hashlib
 import io
 import resource
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,33 @@ def test_deleted_prefix_takes_its_files_and_no_others(storage):
 
 def test_probe_leaves_nothing(storage):
     storage.check()
+    assert storage.list("probe") == []
+
+
+def test_probes_of_one_moment_do_not_remove_each_others_file(storage):
+    meet = threading.Barrier(2, timeout=10)
+    read = storage.read_bytes
+
+    def read_together(name, **more):
+        meet.wait()  # both probes are written
+        content = read(name, **more)
+        meet.wait()  # and none is removed
+        return content
+
+    storage.read_bytes = read_together
+    with ThreadPoolExecutor(2) as pool:
+        for probe in [pool.submit(storage.check) for _ in range(2)]:
+            probe.result(10)
+    assert storage.list("probe") == []
+
+
+def test_probe_that_cannot_be_read_is_told_and_removed(storage, monkeypatch):
+    def away(*_: object, **__: object) -> bytes:
+        raise OSError("away")
+
+    monkeypatch.setattr(storage, "read_bytes", away)
+    with pytest.raises(OSError, match="away"):
+        storage.check()
     assert storage.list("probe") == []
 
 
