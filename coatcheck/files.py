@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -11,8 +10,8 @@ import redis
 
 from coatcheck import keys
 from coatcheck.artifacts import ArtifactStore
-from coatcheck.errors import FileNotFound
-from coatcheck.jobs import new_id
+from coatcheck.errors import FileNotFound, InvalidInput
+from coatcheck.jobs import id_time_ms, new_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +32,14 @@ class File:
     def content_name(self) -> str:
         """The artifact file with its bytes."""
         return f"files/{self.id}/content"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilePage:
+    """Files, newest first, and the cursor that leads on to older ones (empty: there are none)."""
+
+    files: list[File]
+    older: str
 
 
 class Files:
@@ -69,7 +76,7 @@ class Files:
             sha256=stored.sha256,
             md5=stored.md5,
             metadata=metadata or {},
-            created_ms=int(time.time() * 1000),
+            created_ms=id_time_ms(file_id) or 0,  # a page's cursor is an id: list and ids must agree on the order
         )
         record = _record(file)
         self._artifacts.write_manifest(prefix, {"kind": "file", "id": file_id, **record})
@@ -86,16 +93,33 @@ class Files:
             raise FileNotFound(f"There is no file {file_id!r}.")
         return _file(file_id, record)
 
-    def page(self, account: str, *, limit: int = 100, before_ms: int | None = None) -> list[File]:
-        """Files, newest first."""
-        highest = "+inf" if before_ms is None else f"({before_ms}"
-        ids = cast(list[bytes], self._client.zrevrangebyscore(keys.files(account), highest, "-inf", 0, limit))
+    def page(self, account: str, *, limit: int = 100, cursor: str = "") -> FilePage:
+        """Files behind the file `cursor` (which may be gone meanwhile), newest first.
+
+        Raises:
+            InvalidInput: the cursor is no file id.
+        """
+        ids = self._ids(account, limit + 1, cursor)
+        shown = ids[:limit]
         pipeline = self._client.pipeline(transaction=False)
-        for file_id in ids:
-            pipeline.hgetall(keys.file(file_id.decode()))
-        return [
-            _file(file_id.decode(), record) for file_id, record in zip(ids, pipeline.execute(), strict=True) if record
-        ]
+        for file_id in shown:
+            pipeline.hgetall(keys.file(file_id))
+        files = [_file(file_id, record) for file_id, record in zip(shown, pipeline.execute(), strict=True) if record]
+        return FilePage(files=files, older=shown[-1] if len(ids) > limit else "")
+
+    def _ids(self, account: str, count: int, cursor: str) -> list[str]:
+        # A file's score is its id's own time, so a cursor needs no look-up. Of one millisecond Redis gives the
+        # greatest id first; the others of the cursor's own millisecond are read apart, however many they are.
+        name, at_ms = keys.files(account), id_time_ms(cursor) if cursor else None
+        if cursor and at_ms is None:
+            raise InvalidInput(f"cursor is {cursor[:80]!r}; expected one this service gave", field="cursor")
+        pipeline = self._client.pipeline(transaction=False)
+        if at_ms is not None:
+            pipeline.zrevrangebyscore(name, at_ms, at_ms)
+        pipeline.zrevrangebyscore(name, "+inf" if at_ms is None else f"({at_ms}", "-inf", 0, count)
+        *same, older = cast(list[list[bytes]], pipeline.execute())
+        beside = [found.decode() for found in (same[0] if same else []) if found.decode() < cursor]
+        return [*beside, *(found.decode() for found in older)][:count]
 
     def delete(self, account: str, file_id: str) -> None:
         """Remove record and bytes. Raises FileNotFound."""

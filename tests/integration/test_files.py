@@ -8,8 +8,9 @@ import io
 import pytest
 
 from coatcheck.artifacts import ArtifactStore
-from coatcheck.errors import FileNotFound, TooLarge
+from coatcheck.errors import FileNotFound, InvalidInput, TooLarge
 from coatcheck.files import Files
+from coatcheck.jobs import new_id
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_file_of_another_account_does_not_exist(files):
     for call in (files.get, files.delete):
         with pytest.raises(FileNotFound):
             call("bob", made.id)
-    assert files.page("bob") == []
+    assert files.page("bob").files == []
     assert files.get("ann", made.id) == made
 
 
@@ -54,19 +55,44 @@ def test_id_that_is_none_is_not_found(files, file_id):
 def test_refused_upload_leaves_neither_record_nor_bytes(files, artifacts, redis):
     with pytest.raises(TooLarge):
         upload(files, b"x" * 1001, limit_bytes=1000)
-    assert files.page("ann") == []
+    assert files.page("ann").files == []
     assert redis.keys("*") == []
     assert [name for prefix in artifacts.list("files") for name in artifacts.list(f"files/{prefix}")] == []
 
 
-def test_pages_are_newest_first_and_hold_each_file_once(files, redis):
-    ids = [upload(files, filename=f"{number}.csv").id for number in range(5)]
-    for number, file_id in enumerate(ids):  # a second apart
-        redis.hset(f"q:{{c}}:file:{file_id}", "created", 1_000_000 + number)
-        redis.zadd("q:{c}:files:ann", {file_id: 1_000_000 + number})
-    first = files.page("ann", limit=2)
-    second = files.page("ann", limit=9, before_ms=first[-1].created_ms)
-    assert [file.id for file in [*first, *second]] == ids[::-1]
+def test_pages_are_newest_first_and_hold_each_file_once_also_of_one_millisecond(files, monkeypatch):
+    moments = iter([1_700_000_000_000, *[1_700_000_000_001] * 5, 1_700_000_000_002])
+    monkeypatch.setattr("coatcheck.files.new_id", lambda: new_id(next(moments)))
+    made = [upload(files, filename=f"{number}.csv").id for number in range(7)]
+    for limit in (1, 2, 3, 7, 9):
+        seen, cursor = [], ""
+        while page := files.page("ann", limit=limit, cursor=cursor):
+            assert len(page.files) <= limit
+            seen += [file.id for file in page.files]
+            if not (cursor := page.older):
+                break
+        assert seen == sorted(made, reverse=True), limit
+
+
+def test_page_goes_on_behind_a_file_that_was_deleted(files):
+    made = sorted((upload(files).id for _ in range(4)), reverse=True)
+    cursor = files.page("ann", limit=2).older
+    files.delete("ann", cursor)
+    assert [file.id for file in files.page("ann", limit=2, cursor=cursor).files] == made[2:]
+
+
+def test_record_that_went_meanwhile_does_not_end_the_list(files, redis):
+    made = sorted((upload(files).id for _ in range(3)), reverse=True)
+    redis.delete(f"q:{{c}}:file:{made[0]}")
+    page = files.page("ann", limit=1)
+    assert (page.files, page.older) == ([], made[0])
+
+
+@pytest.mark.parametrize("cursor", ["1700000000000", "zzz", "c" + "0" * 27])
+def test_cursor_that_is_no_file_id_is_refused(files, cursor):
+    with pytest.raises(InvalidInput) as refused:
+        files.page("ann", cursor=cursor)
+    assert refused.value.field == "cursor"
 
 
 def test_deleted_file_takes_its_bytes_with_it(files, artifacts):
@@ -75,7 +101,7 @@ def test_deleted_file_takes_its_bytes_with_it(files, artifacts):
     with pytest.raises(FileNotFound):
         files.get("ann", made.id)
     assert artifacts.list("files") == [other.id]
-    assert [file.id for file in files.page("ann")] == [other.id]
+    assert [file.id for file in files.page("ann").files] == [other.id]
 
 
 def test_manifest_tells_owner_and_name_so_that_the_registry_can_be_rebuilt(files, artifacts):

@@ -241,6 +241,18 @@ def test_pages_hold_every_job_once_newest_first(service):
     assert len(seen) == len(set(seen))
 
 
+def test_pages_of_files_hold_every_file_once(service):
+    made = [service.upload(b"a,b\n1,2\n").json()["id"] for _ in range(5)]
+    seen, url = [], f"{service.url}/v1/files?limit=2"
+    while url:
+        page = service.client.get(url).json()
+        assert len(page["results"]) <= 2
+        seen += [file["id"] for file in page["results"]]
+        url = page["next"]
+    assert seen[:5] == sorted(made, reverse=True)
+    assert len(seen) == len(set(seen))
+
+
 def test_previous_page_leads_back(service):
     for _ in range(4):
         service.predict()

@@ -53,16 +53,15 @@ def create_file() -> Response:
 
 
 @routes.get("/v1/files")
+@off_loop
 def list_files() -> Response:
     """The account's files, newest first."""
     app_core, query = core(), request.args
     limit = parse_count(query["limit"], "limit", low=1, high=MOST) if "limit" in query else DEFAULT
-    before = parse_count(query["cursor"], "cursor", low=0, high=2**53) if "cursor" in query else None
-    found = app_core.files.page(caller().account, limit=limit, before_ms=before)
+    page = app_core.files.page(caller().account, limit=limit, cursor=query.get("cursor", ""))
     base_url = app_core.settings.base_url
-    more = len(found) == limit
-    older = f"{base_url}/v1/files?limit={limit}&cursor={found[-1].created_ms}" if more else None
-    return json_response(render_page([file_object(file, base_url) for file in found], older))
+    older = f"{base_url}/v1/files?limit={limit}&cursor={page.older}" if page.older else None
+    return json_response(render_page([file_object(file, base_url) for file in page.files], older))
 
 
 @routes.get("/v1/files/<file_id>")
