@@ -112,10 +112,16 @@ class ArtifactStore:
             raise FileNotFound(f"There is no artifact file {name}.") from None
 
     @contextlib.contextmanager
-    def fetch(self, name: str, *, sha256: str | None = None) -> Iterator[Path]:
-        """A private temporary copy for code that needs a path; gone afterwards."""
-        with tempfile.TemporaryDirectory(prefix="coatcheck-") as folder:
-            path = Path(folder) / Path(name).name
+    def fetch(self, name: str, folder: Path, *, sha256: str | None = None) -> Iterator[Path]:
+        """A private copy below `folder` for code that needs a path; gone afterwards.
+
+        Who is killed meanwhile leaves it behind: `folder` has to be one that somebody sweeps.
+
+        Raises:
+            FileNotFound: there is none. ArtifactDamaged: the digest differs.
+        """
+        with tempfile.TemporaryDirectory(prefix="fetched-", dir=folder) as private:
+            path = Path(private) / Path(name).name
             digest = hashlib.sha256()
             with self.open(name) as source, path.open("wb") as target:
                 _copy(source, target, digest)

@@ -44,7 +44,7 @@ class LocalDataset:
 
 @contextlib.contextmanager
 def fetch_dataset(core: Core, job: Job, dataset: str, folder: Path) -> Iterator[LocalDataset]:
-    """A local copy of the dataset a training names.
+    """A local copy, in the job's work folder, of the dataset a training names.
 
     Raises:
         FileNotFound: deleted since, or not the account's. ArtifactDamaged. InvalidInput: a broken data URI.
@@ -62,7 +62,7 @@ def fetch_dataset(core: Core, job: Job, dataset: str, folder: Path) -> Iterator[
             "input.dataset is an address elsewhere; upload the file and give its id", field="input.dataset"
         )
     file = core.files.get(job.account, found)
-    with core.artifacts.fetch(file.content_name, sha256=file.sha256) as path:
+    with core.artifacts.fetch(file.content_name, folder, sha256=file.sha256) as path:
         yield LocalDataset(path=path, file_id=file.id, sha256=file.sha256, size=file.size)
 
 

@@ -125,18 +125,19 @@ def test_missing_file_is_file_not_found(storage):
     storage.delete("files/none")  # what is gone is gone
 
 
-def test_damaged_file_is_told(storage):
+def test_damaged_file_is_told(storage, tmp_path):
     stored = storage.write_bytes("runs/a/model.onnx", b"weights")
     storage.write_bytes("runs/a/model.onnx", b"wEights")
     with pytest.raises(ArtifactDamaged):
         storage.read_bytes("runs/a/model.onnx", sha256=stored.sha256)
-    with pytest.raises(ArtifactDamaged), storage.fetch("runs/a/model.onnx", sha256=stored.sha256):
+    with pytest.raises(ArtifactDamaged), storage.fetch("runs/a/model.onnx", tmp_path, sha256=stored.sha256):
         pass
 
 
-def test_fetched_copy_is_private_and_gone_afterwards(storage):
+def test_fetched_copy_is_private_in_its_folder_and_gone_afterwards(storage, tmp_path):
     stored = storage.write_bytes("runs/a/model.onnx", b"weights")
-    with storage.fetch("runs/a/model.onnx", sha256=stored.sha256) as path:
+    with storage.fetch("runs/a/model.onnx", tmp_path, sha256=stored.sha256) as path:
+        assert path.is_relative_to(tmp_path), "what a kill leaves behind lies where it is swept"
         assert path.name == "model.onnx"
         assert path.read_bytes() == b"weights"
         path.write_bytes(b"changed")

@@ -21,6 +21,7 @@ from coatcheck.core import Core, open_core
 from coatcheck.jobs import Job, Status
 from coatcheck.settings import Settings
 from workers.train import TrainLoop
+from workers.training_files import fetch_dataset
 from workers.training_process import TrainingProcess
 
 ME = "me"
@@ -359,6 +360,15 @@ def test_an_upload_that_fails_once_is_tried_again(core, start_worker, monkeypatc
     assert core.artifacts.manifest(job.checkpoint)["step"] == 7
     core.queue.cancel(ME, job_id)
     assert wait(core, job_id).status is Status.CANCELED
+
+
+def test_the_dataset_is_copied_into_the_work_folder_which_a_restart_sweeps(core, tmp_path):
+    job = core.store.get(submit(core, WELL))
+    assert job is not None
+    dataset = json.loads(job.input or b"")["dataset"]
+    with fetch_dataset(core, job, dataset, tmp_path) as local:
+        assert local.path.is_relative_to(tmp_path)
+        assert local.path.read_bytes() == b"a,b\n1,2\n"
 
 
 def test_work_folders_of_killed_workers_are_removed_and_held_ones_are_not(tmp_path):
