@@ -83,6 +83,8 @@ def problem_answer(
     headers = {"Content-Type": CONTENT_TYPE}
     if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
         headers["Retry-After"] = str(retry_after_s or 1)
+    if status is HTTPStatus.CONFLICT:
+        headers["X-Should-Retry"] = "false"  # generated clients would send it again
     if status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="coatcheck"'
     return msgspec.json.encode(problem), headers

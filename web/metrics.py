@@ -26,6 +26,9 @@ routes = Blueprint("metrics", __name__)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 #: Upper ends of the latency buckets, seconds.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0, 60.0)
+#: Figures of processes that are words, and those that are counts by a fixed word (how jobs ended).
+WORDS = ("provider", "spare")
+COUNTS = ("jobs", "ended")
 QUEUE_KINDS = ("predict", "bulk", "train", "io")
 
 log = structlog.get_logger(__name__)
@@ -170,14 +173,19 @@ def _http_lines(labels: str, figures: dict[str, Any]) -> Iterator[str]:
 
 
 def _figure_lines(labels: str, key: str, value: Any) -> Iterator[str]:
-    if isinstance(value, bool | int | float):
+    # What a process tells may name versions and jobs; here they are only counted.
+    if key == "sessions" and isinstance(value, dict):
+        yield f"coatcheck_process_sessions{{{labels}}} {len(value)}"
+        yield f"coatcheck_process_sessions_bytes{{{labels}}} {sum(value.values()):g}"
+    elif key == "job":
+        yield f"coatcheck_process_busy{{{labels}}} {int(bool(value))}"
+    elif isinstance(value, bool | int | float):
         yield f"coatcheck_process_{key}{{{labels}}} {float(value):g}"
-    elif isinstance(value, str):
+    elif key in WORDS and isinstance(value, str):
         yield f'coatcheck_process_info{{{labels},{key}="{_label(value)}"}} 1'
-    elif isinstance(value, dict):
+    elif key in COUNTS and isinstance(value, dict):
         for item, number in value.items():
-            if isinstance(number, bool | int | float):
-                yield f'coatcheck_process_{key}{{{labels},item="{_label(str(item))}"}} {float(number):g}'
+            yield f'coatcheck_process_{key}{{{labels},item="{_label(str(item))}"}} {float(number):g}'
 
 
 def _label(text: str) -> str:

@@ -207,8 +207,9 @@ class Shell:
             with contextlib.suppress(asyncio.CancelledError):
                 await filling
         if isinstance(pipe.failure, (CoatcheckError, SlowBody)):
+            answer.close()
             raise pipe.failure
-        return respond(environ, proto, answer)
+        return await self._holder.finish(environ, proto, answer, in_thread=True)
 
     def _call(self, environ: Environ) -> Answer:
         answer = Answer()

@@ -125,6 +125,7 @@ def test_finished_job_cannot_be_canceled(service):
     answer = service.client.post(job["urls"]["cancel"])
     assert answer.status_code == 409
     assert answer.json()["code"] == "job_finished"
+    assert answer.headers["x-should-retry"] == "false"
 
 
 def test_failed_job_can_be_submitted_again_as_a_new_one(service):

@@ -8,6 +8,7 @@ import io
 import json
 import threading
 import time
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ from flask import Flask, Response, request
 from coatcheck.errors import JobNotFound
 from coatcheck.settings import Settings
 from web import bodies, holding
-from web.errors import register
-from web.metrics import HttpStats
+from web.errors import problem_answer, register
+from web.metrics import HttpStats, _figure_lines
 from web.requests import SendFile, Stream, Wait, after, json_response, loop, off_loop
 from web.rsgi import Shell
 from web.waits import Hub
@@ -448,6 +449,32 @@ def test_upload_that_stalls_is_a_408_and_frees_its_thread(bench, monkeypatch):
     assert time.monotonic() - began < 2
 
 
+def test_upload_may_wait_stream_and_send_a_file_like_any_request(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(holding, "KEEP_OPEN_S", 0.01)
+    made, path = bench(), tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    asked = {
+        "wait": Wait(job_id="j", seconds=0.05, finish=lambda last: b'"waited"' if last else None),
+        "stream": Stream(feed=CountingFeed(1)),
+        "file": SendFile(stream=path.open("rb"), start=2, stop=5),
+    }
+
+    @made.app.post("/upload/<what>")
+    def upload(what):
+        request.environ["wsgi.input"].read()
+        after(asked[what])
+        return Response(b"")
+
+    async def go():
+        answers = [await made.post(f"/upload/{what}", [b"x" * 50], kind="multipart/form-data") for what in asked]
+        await asyncio.sleep(0.05)  # what is kept open for Granian a while is closed
+        return [answer.body.decode() for answer in answers]
+
+    waited, streamed, sent = run(go())
+    assert (waited, sent) == ('"waited"', "234")
+    assert "event: 1" in streamed
+
+
 # --- the rest -----------------------------------------------------------------------------------------------
 
 
@@ -462,6 +489,33 @@ def test_surprise_is_a_500_that_tells_nothing(bench):
     assert proto.status == 500
     assert b"secret" not in proto.body
     assert "log" in json.loads(proto.body)["detail"]
+
+
+@pytest.mark.parametrize(("status", "told"), [(409, "false"), (429, None), (503, None)])
+def test_contradiction_is_told_not_to_be_tried_again(status, told):
+    _, headers = problem_answer(HTTPStatus(status), "No.", "no", rid="r")
+    assert headers.get("X-Should-Retry") == told
+
+
+def test_page_of_figures_counts_versions_and_jobs_and_names_none():
+    version, job = "b" * 64, "c" + "1" * 26
+    figures = {
+        "pid": 7,
+        "provider": "CPUExecutionProvider",
+        "sessions": {version: 1000, "d" * 64: 500},
+        "job": job,
+        "jobs": {"succeeded": 3},
+        "surprise": job,
+        "surprises": {version: 1},
+    }
+    text = "\n".join(line for key, value in figures.items() for line in _figure_lines('process="p"', key, value))
+    assert version not in text
+    assert job not in text
+    assert 'coatcheck_process_sessions{process="p"} 2' in text
+    assert 'coatcheck_process_sessions_bytes{process="p"} 1500' in text
+    assert 'coatcheck_process_busy{process="p"} 1' in text
+    assert 'coatcheck_process_jobs{process="p",item="succeeded"} 3' in text
+    assert 'provider="CPUExecutionProvider"' in text
 
 
 def test_requests_are_counted_by_route_and_status(bench):
