@@ -90,6 +90,16 @@ class ArtifactStore:
         """The manifest under `prefix`. Raises FileNotFound when there is none."""
         return cast(dict[str, Any], json.loads(self.read_bytes(f"{prefix}/{MANIFEST}")))
 
+    def read_at_most(self, name: str, limit_bytes: int) -> bytes:
+        """A whole file, if it is no larger than that. Raises FileNotFound; TooLarge: it has more bytes."""
+        content = bytearray()
+        with self.open(name) as source:
+            while chunk := source.read(CHUNK):
+                content += chunk
+                if len(content) > limit_bytes:
+                    raise TooLarge(f"The file has more than the {limit_bytes} bytes that are read of one.")
+        return bytes(content)
+
     def read_bytes(self, name: str, *, sha256: str | None = None) -> bytes:
         """A whole file, checked against `sha256` when given.
 

@@ -27,6 +27,7 @@ from coatcheck.errors import (
     VersionNotFound,
 )
 from coatcheck.files import Files
+from coatcheck.images import MAX_IMAGE_BYTES
 from coatcheck.jobs import HistoryLine, Job, Kind, Status, id_time_ms, new_id
 from coatcheck.listing import Page, PageRequest, read_page
 from coatcheck.registry import Registry, Version, check_name
@@ -102,7 +103,7 @@ class JobQueue:
         model's production or latest version; `raw_input` the JSON bytes of the input.
 
         Raises:
-            InvalidInput, ModelNotFound, VersionNotFound, and what `JobStore.submit` raises.
+            InvalidInput, FileNotFound, ModelNotFound, VersionNotFound, and what `JobStore.submit` raises.
         """
         before = self._replayed(account, idempotency)
         if before is not None:
@@ -115,8 +116,8 @@ class JobQueue:
                 field="version",
             )
         parsed = validate_input(found.signature, raw_input, base_url=self._settings.base_url)
-        for number in parsed.file_ids:
-            self._files.get(account, number)
+        for number, field in parsed.files.items():
+            self._check_image_file(account, number, field)
         return self._submit(
             self._new_job(
                 account,
@@ -180,7 +181,7 @@ class JobQueue:
         )
 
     def retry(self, account: str, job_id: str, kind: Kind, *, idempotency: Idempotency | None = None) -> Submitted:
-        """Submit a finished job's input again as a new job.
+        """Submit a finished job's input again as a new job, which tells the same webhook.
 
         Raises:
             JobNotFound, JobExpired; Conflict: it is still open, or its input is no longer kept.
@@ -191,6 +192,10 @@ class JobQueue:
         raw_input = self.input_of(job)
         if raw_input is None:
             raise Conflict("The job's input is no longer kept (it succeeded); submit it anew.")
+        webhook = None
+        if job.webhook:
+            events = tuple(filter(None, job.webhook_events.split(",")))
+            webhook = Webhook(url=job.webhook, events=events)
         if kind is Kind.TRAINING:
             given = cast(dict[str, Any], msgspec.json.decode(raw_input))
             return self.submit_training(
@@ -200,10 +205,16 @@ class JobQueue:
                 destination=job.destination,
                 given=given,
                 idempotency=idempotency,
+                webhook=webhook,
                 retry_of=job.id,
             )
         return self.submit_prediction(
-            account, version=job.version, raw_input=raw_input, idempotency=idempotency, retry_of=job.id
+            account,
+            version=job.version,
+            raw_input=raw_input,
+            idempotency=idempotency,
+            webhook=webhook,
+            retry_of=job.id,
         )
 
     # -- read --------------------------------------------------------------------------------------------------
@@ -321,6 +332,14 @@ class JobQueue:
                 f"destination belongs to {owner!r}; your key belongs to {account!r}", field="destination"
             )
         check_name(name, "destination")
+
+    def _check_image_file(self, account: str, number: str, field: str) -> None:
+        size = self._files.get(account, number).size
+        if size > MAX_IMAGE_BYTES:
+            raise InvalidInput(
+                f"{field} is an uploaded file of {size} bytes; expected an image of at most {MAX_IMAGE_BYTES}",
+                field=field,
+            )
 
     def _check_dataset(self, account: str, dataset: str) -> None:
         if dataset.startswith("data:"):

@@ -16,6 +16,8 @@ from coatcheck.errors import InvalidInput
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 #: Most pixels of an image that will be decoded.
 MAX_IMAGE_PIXELS = 16 * 1024**2
+#: Most bytes of an uploaded file that is read as an image.
+MAX_IMAGE_BYTES = 32 * 1024**2
 
 _DATA_URI = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII)
 

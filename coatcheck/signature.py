@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from functools import lru_cache
 from typing import Annotated, Any, Literal, NoReturn, TypeAlias
 
@@ -106,8 +107,8 @@ class ParsedInput:
     many: bool
     #: One tuple a row: values as the client gave them, in the order of the signature's inputs.
     values: list[tuple[Any, ...]]
-    #: Uploaded files the rows point at, in order of first mention.
-    file_ids: tuple[str, ...] = ()
+    #: Uploaded files the rows point at, in order of first mention, each with the field that mentions it first.
+    files: dict[str, str] = dataclass_field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,12 +145,12 @@ def validate_input(signature: Signature, raw: bytes | msgspec.Raw | Any, *, base
     if many and not found.instances:
         _refuse(f"input.{MANY}", "empty", "at least one input")
     values = [msgspec.structs.astuple(row) for row in (found.instances if many else (found,))]
-    files: dict[str, None] = {}
+    files: dict[str, str] = {}
     for position, image in decoders.images:
         for number, row in enumerate(values):
             if not _fits(image, row[position]):
                 _check_image(image, row[position], _path(image.name, number if many else None), base_url, files)
-    return ParsedInput(rows=len(values), many=many, values=values, file_ids=tuple(files))
+    return ParsedInput(rows=len(values), many=many, values=values, files=files)
 
 
 @lru_cache(maxsize=256)
@@ -251,16 +252,16 @@ def _walk(signature: Signature, value: Any, base_url: str) -> ParsedInput:
         extra = next(name for name in value if name != MANY)
         raise UnknownField(f"input.{extra} stands beside {MANY}; expected {MANY} alone", field=f"input.{extra}")
     instances = value[MANY] if many else [value]
-    files: dict[str, None] = {}
+    files: dict[str, str] = {}
     values = [
         _walk_row(signature, instance, number if many else None, base_url, files)
         for number, instance in enumerate(instances)
     ]
-    return ParsedInput(rows=len(values), many=many, values=values, file_ids=tuple(files))
+    return ParsedInput(rows=len(values), many=many, values=values, files=files)
 
 
 def _walk_row(
-    signature: Signature, row: Any, number: int | None, base_url: str, files: dict[str, None]
+    signature: Signature, row: Any, number: int | None, base_url: str, files: dict[str, str]
 ) -> tuple[Any, ...]:
     if not isinstance(row, dict):
         _refuse(f"input.{MANY}[{number}]", _describe(row), "an object with " + _names(signature))
@@ -292,7 +293,7 @@ def _expected(item: Input) -> str:
     return "true or false" if isinstance(item, BooleanInput) else "a finite number"
 
 
-def _check(item: Input, value: Any, field: str, base_url: str, files: dict[str, None]) -> None:
+def _check(item: Input, value: Any, field: str, base_url: str, files: dict[str, str]) -> None:
     if isinstance(item, ImageInput):
         _check_image(item, value, field, base_url, files)
     elif isinstance(item, NumberInput):
@@ -309,7 +310,7 @@ def _finite(value: float) -> bool:
     return -FLOAT_LIMIT <= value <= FLOAT_LIMIT and math.isfinite(value)
 
 
-def _check_image(item: ImageInput, value: Any, field: str, base_url: str, files: dict[str, None]) -> None:
+def _check_image(item: ImageInput, value: Any, field: str, base_url: str, files: dict[str, str]) -> None:
     if isinstance(value, str):
         if value.startswith("data:"):
             check_image_header(data_uri_bytes(value, field), field)
@@ -318,7 +319,7 @@ def _check_image(item: ImageInput, value: Any, field: str, base_url: str, files:
         if found is None:
             hint = "upload the file to /v1/files and send its URL, or send a data URI"
             raise InvalidInput(f"{field} is {_describe(value)}; other addresses are not fetched: {hint}", field=field)
-        files[found] = None
+        files.setdefault(found, field)
         return
     shape = nested_shape(value)
     if not image_axes(item, shape):

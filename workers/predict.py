@@ -33,6 +33,7 @@ from coatcheck.errors import (
     VersionNotFound,
 )
 from coatcheck.failpoints import Failpoints
+from coatcheck.images import MAX_IMAGE_BYTES
 from coatcheck.jobs import Status
 from coatcheck.standby import on_promotion
 from coatcheck.sweeper import Sweeper
@@ -78,7 +79,7 @@ class PredictLoop:
         )
         self._runner = BatchRunner(
             read_input=self._read_input,
-            read_file=lambda file_id: core.artifacts.read_bytes(f"files/{file_id}/content"),
+            read_file=lambda file_id: core.artifacts.read_at_most(f"files/{file_id}/content", MAX_IMAGE_BYTES),
             store_output=self._store_output,
         )
         self.leases = HeldLeases(core.store, core.settings, node, self._figures)

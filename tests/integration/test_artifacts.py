@@ -125,6 +125,15 @@ def test_missing_file_is_file_not_found(storage):
     storage.delete("files/none")  # what is gone is gone
 
 
+def test_file_larger_than_is_read_is_refused_before_it_fills_memory(storage):
+    storage.write_bytes("files/a/content", b"x" * (2 * CHUNK))
+    assert storage.read_at_most("files/a/content", 2 * CHUNK) == b"x" * (2 * CHUNK)
+    with pytest.raises(TooLarge):
+        storage.read_at_most("files/a/content", 2 * CHUNK - 1)
+    with pytest.raises(FileNotFound):
+        storage.read_at_most("files/b/content", 1)
+
+
 def test_damaged_file_is_told(storage, tmp_path):
     stored = storage.write_bytes("runs/a/model.onnx", b"weights")
     storage.write_bytes("runs/a/model.onnx", b"wEights")

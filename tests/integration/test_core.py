@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 import tiny_versions
 from factories import DAY_MS, age, claim_next, completion, idempotency
@@ -127,6 +128,19 @@ def test_foreign_version_and_model_do_not_exist(core, version):
 def test_base_model_predicts_nothing(core):
     with pytest.raises(InvalidInput, match="base model"):
         predict(core, catalog.BASE_MODELS["mlp"].version)
+
+
+def test_uploaded_file_too_large_for_an_image_is_refused_by_its_field_and_sizes(core, monkeypatch):
+    pictures = tiny_versions.publish(core, tiny_versions.image(), "pictures")
+    url = f"{core.settings.base_url}/v1/files/{uploaded(core)}"
+    many = msgspec.json.encode({"instances": [{"image": url}, {"image": url}]})
+    monkeypatch.setattr("coatcheck.core.MAX_IMAGE_BYTES", 7)
+    with pytest.raises(InvalidInput, match="of 8 bytes; expected an image of at most 7") as refused:
+        predict(core, pictures, many)
+    assert refused.value.field == "input.instances[0].image"
+    assert str(refused.value).startswith("input.instances[0].image is")
+    monkeypatch.setattr("coatcheck.core.MAX_IMAGE_BYTES", 8)
+    assert predict(core, pictures, many).created
 
 
 def test_same_key_is_the_same_job_even_after_the_alias_moved(core, version):
@@ -316,6 +330,19 @@ def test_failed_job_is_submitted_again_as_a_new_one(core, version):
     core.store.complete(completion(claim_next(core.store).jobs[0]))
     with pytest.raises(Conflict, match="no longer kept"):
         core.queue.retry(ME, again.id, Kind.PREDICTION)
+
+
+@pytest.mark.parametrize("hook", [HOOK, Webhook(url="https://example.test/all")])
+def test_job_submitted_again_tells_the_same_webhook_about_the_same_events(core, version, hook):
+    predict(core, version, webhook=hook)
+    claim = claim_next(core.store).jobs[0]
+    core.store.complete(completion(claim, Status.FAILED))
+    training = train(core, {"dataset": uploaded(core), "target": "y"}, webhook=hook).job
+    core.queue.cancel(ME, training.id)
+    for job_id, kind in ((claim.id, Kind.PREDICTION), (training.id, Kind.TRAINING)):
+        again = core.queue.retry(ME, job_id, kind).job
+        stored = core.queue.get(ME, again.id)
+        assert (stored.webhook, stored.webhook_events) == (hook.url, ",".join(hook.events))
 
 
 def test_waiting_job_tells_why_it_waits(core, version):

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from coatcheck import keys, liveness
 from coatcheck.core import Core, open_core
 from coatcheck.embedded_redis import EmbeddedRedis
 from coatcheck.errors import StoreUnavailable
+from coatcheck.images import MAX_IMAGE_BYTES
 from coatcheck.jobs import Status
 from coatcheck.settings import Settings
 from workers.predict import WakeList
@@ -136,6 +138,16 @@ def test_one_bad_input_fails_only_its_own_job(core):
     assert "does not decode" in bad.error
     assert [value_of(core, job) for job in jobs] == [number * 10.0 for number in range(20) if number != 7]
     assert worker.figures["runs"] == 1
+
+
+def test_file_too_large_for_an_image_is_not_read_whole(core):
+    version = publish(core, image(), "image")
+    file = core.files.create(ACCOUNT, BytesIO(b"small when submitted"), filename="a.png", content_type="image/png")
+    job_id = submit(core, version, {"image": f"{core.settings.base_url}/v1/files/{file.id}"})
+    core.artifacts.write_bytes(file.content_name, bytes(MAX_IMAGE_BYTES + 1))
+    with running(core):
+        (job,) = finished(core, job_id)
+    assert (job.status, job.code, job.attempts) == (Status.FAILED, "too_large", 1)
 
 
 def test_batch_that_fails_is_halved_down_to_the_culprit(core, monkeypatch):

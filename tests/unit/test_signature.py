@@ -184,7 +184,7 @@ def test_a_category_may_hold_the_word_instances():
 def test_our_own_file_urls_are_taken_and_their_ids_told():
     urls = [f"{BASE}/v1/files/{name}" for name in ("c01", "c02/content", "c01")]
     parsed = validate_input(DIGITS, {"instances": [{"image": url} for url in urls]}, base_url=BASE)
-    assert parsed.file_ids == ("c01", "c02")
+    assert list(parsed.files) == ["c01", "c02"]
 
 
 @pytest.mark.parametrize(
