@@ -137,6 +137,28 @@ def test_failed_job_can_be_submitted_again_as_a_new_one(service):
     assert again.json()["id"] != job["id"]
 
 
+def test_retry_that_waits_is_told_of_the_end_at_once(service):
+    with service.worker(answer=fails).running():
+        job = service.predict(5, 6, headers={"Prefer": "wait"}).json()
+    with service.worker(delay_s=0.5).running():
+        began = time.monotonic()
+        again = service.client.post(job["urls"]["get"] + "/retry", headers={"Prefer": "wait=20"}).json()
+    assert (again["status"], again["output"]) == ("succeeded", {"value": 11})
+    assert time.monotonic() - began < 6
+
+
+def test_replay_that_waits_is_told_of_the_end_at_once(service):
+    key = {"Idempotency-Key": new_id()}
+    first = service.predict(6, 7, headers=key).json()
+    with service.worker(delay_s=0.5).running():
+        began = time.monotonic()
+        again = service.predict(6, 7, headers={**key, "Prefer": "wait=20"}).json()
+        assert (again["id"], again["output"]) == (first["id"], {"value": 13})
+        assert time.monotonic() - began < 6
+        ended = service.predict(6, 7, headers={**key, "Prefer": "wait=20"}).json()
+    assert ended["output"] == {"value": 13}
+
+
 def test_retry_under_one_key_makes_one_new_job(service):
     with service.worker(answer=fails).running():
         job = service.predict(headers={"Prefer": "wait"}).json()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -66,8 +67,8 @@ def show(job: Job, status: int = 200, headers: dict[str, str] | None = None) -> 
     return json_response(render(core(), job), status, headers)
 
 
-def show_submitted(submitted: Submitted) -> Response:
-    """201 with the job; held until it ends where the client prefers to wait."""
+def show_submitted(submitted: Submitted, told: str = "") -> Response:
+    """201 with the job; held until it ends where the client prefers to wait. `told`: the channel it was made with."""
     job, app_core = submitted.job, core()
     headers = {"Location": f"{app_core.settings.base_url}/v1/{job.kind}s/{job.id}"}
     if not submitted.created:
@@ -78,11 +79,21 @@ def show_submitted(submitted: Submitted) -> Response:
         return json_response(render(app_core, job), 201, headers)
     headers["Preference-Applied"] = "wait" if prefer == "wait" else f"wait={seconds:g}"
     here = loop()
-    if not submitted.created and not job.status.terminal and here is not None and here.channel:
-        app_core.queue.watch(job.id, here.channel)
+    if not job.status.terminal and here is not None and not (submitted.created and told and told == here.channel):
+        with contextlib.suppress(errors.Unavailable):  # the job is accepted: that is the answer, whatever follows
+            job = _watched(job)
     if not job.status.terminal and hold(job, seconds, waiting=True):
         return json_response(b"", 201, headers)
     return json_response(render(app_core, job, waiting=True), 201, headers)
+
+
+def _watched(job: Job) -> Job:
+    """An open job after it was told this process's channel; read again where it has ended meanwhile."""
+    here, queue = loop(), core().queue
+    if here is None or not here.channel:
+        return job
+    status = queue.watch(job.id, here.channel)
+    return queue.get(job.account, job.id, job.kind) if status is None or status.terminal else job
 
 
 def hold(job: Job, seconds: float, *, waiting: bool = False) -> bool:
@@ -146,9 +157,7 @@ def read_job(job_id: str, kind: Kind) -> Response:
         return json_response(b"")
     job = app_core.queue.get(account, job_id, kind)
     if seconds > 0 and not job.status.terminal and here is not None and here.channel and not here.full:
-        status = app_core.queue.watch(job_id, here.channel)
-        if status is None or status.terminal:
-            job = app_core.queue.get(account, job_id, kind)
+        job = _watched(job)
         if not job.status.terminal and hold(job, seconds):
             return json_response(b"")
     return show(job)

@@ -49,6 +49,7 @@ def create_prediction_of_version(owner: str, name: str, version: str) -> Respons
 
 def _submit(raw: bytes, body: PredictionBody, model: str, version: str) -> Response:
     here = loop()
+    channel = here.channel if here is not None and (here.polled or "HTTP_PREFER" in request.environ) else ""
     submitted = core().queue.submit_prediction(
         caller().account,
         model=model,
@@ -56,11 +57,11 @@ def _submit(raw: bytes, body: PredictionBody, model: str, version: str) -> Respo
         raw_input=bytes(body.input),
         idempotency=idempotency(raw),
         webhook=webhook_of(body),
-        wait_channel=here.channel if here is not None and (here.polled or "HTTP_PREFER" in request.environ) else "",
+        wait_channel=channel,
     )
-    if here is not None and here.polled and submitted.created:
+    if here is not None and channel and here.polled and submitted.created:
         here.hear_of(submitted.job.id, submitted.job.account)
-    return show_submitted(submitted)
+    return show_submitted(submitted, channel)
 
 
 @routes.get("/v1/predictions/<job_id>")

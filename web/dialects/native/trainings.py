@@ -21,6 +21,7 @@ def create_training(owner: str, name: str, version: str) -> Response:
     raw = request_body()
     body = decode_body(raw, TrainingBody)
     here = loop()
+    channel = here.channel if here is not None and "HTTP_PREFER" in request.environ else ""
     submitted = core().queue.submit_training(
         caller().account,
         base_model=parse_model_name(f"{owner}/{name}", "model"),
@@ -29,9 +30,9 @@ def create_training(owner: str, name: str, version: str) -> Response:
         given=body.input,
         idempotency=idempotency(raw),
         webhook=webhook_of(body),
-        wait_channel=here.channel if here is not None and "HTTP_PREFER" in request.environ else "",
+        wait_channel=channel,
     )
-    return show_submitted(submitted)
+    return show_submitted(submitted, channel)
 
 
 @routes.get("/v1/trainings/<job_id>")
