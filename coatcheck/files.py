@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
@@ -10,7 +11,7 @@ import redis
 
 from coatcheck import keys
 from coatcheck.artifacts import ArtifactStore
-from coatcheck.errors import FileNotFound, InvalidInput
+from coatcheck.errors import CoatcheckError, FileNotFound, InvalidInput
 from coatcheck.jobs import id_time_ms, new_id
 
 
@@ -79,11 +80,17 @@ class Files:
             created_ms=id_time_ms(file_id) or 0,  # a page's cursor is an id: list and ids must agree on the order
         )
         record = _record(file)
-        self._artifacts.write_manifest(prefix, {"kind": "file", "id": file_id, **record})
-        pipeline = self._client.pipeline(transaction=True)
-        pipeline.hset(keys.file(file_id), mapping=record)
-        pipeline.zadd(keys.files(account), {file_id: file.created_ms})
-        pipeline.execute()
+        try:
+            self._artifacts.write_manifest(prefix, {"kind": "file", "id": file_id, **record})
+            pipeline = self._client.pipeline(transaction=True)
+            pipeline.hset(keys.file(file_id), mapping=record)
+            pipeline.zadd(keys.files(account), {file_id: file.created_ms})
+            pipeline.execute()
+        except (CoatcheckError, OSError, redis.exceptions.ResponseError):
+            # Refused for certain. Without an answer it may have been recorded: a sweep finds what nobody names.
+            with contextlib.suppress(Exception):
+                self._artifacts.delete(prefix)
+            raise
         return file
 
     def get(self, account: str, file_id: str) -> File:

@@ -5,17 +5,20 @@ It removes files that no record names: what runs, refused submits and dead attem
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import redis
 import structlog
 from celery import bootsteps
 from celery.worker import WorkController
 
+from coatcheck import keys
+from coatcheck.artifacts import MANIFEST
 from coatcheck.core import Core, open_core
-from coatcheck.errors import Unavailable
+from coatcheck.errors import FileNotFound, Unavailable
 from coatcheck.jobs import id_time_ms
 from coatcheck.sweeper import Sweeper
 from workers.app import app, settings
@@ -24,6 +27,8 @@ from workers.ticker import Ticker
 
 CLEAN_PERIOD_S = 600.0
 LEFT_BEHIND_MS = 3600 * 1000
+#: An upload without a manifest this old is not one that is still coming in.
+LONGEST_UPLOAD_MS = 24 * 3600 * 1000
 
 log = structlog.get_logger()
 
@@ -70,33 +75,74 @@ def remove_left_behind(core: Core) -> list[str]:
     """Delete files that no record names any more; returns their prefixes. Nothing of an open job is touched.
 
     Under `runs/` that is what never became a version; under `inputs/` and `outputs/` what was written for a job that
-    was not accepted, or by an attempt that died before it could report.
+    was not accepted, or by an attempt that died before it could report; under `files/` uploads without a record.
+    What has a manifest goes only when this Redis knows that it should: one that lost its data knows nothing, and
+    the manifests are what its records can be made from again.
     """
-    removed = []
-    for folder in ("inputs", "outputs", "runs"):
-        for job_id in core.artifacts.list(folder):
-            if not _forgotten(core, job_id, runs=folder == "runs"):
-                continue
-            prefixes = [f"{folder}/{job_id}"]
-            if folder == "runs":
-                prefixes = [f"runs/{job_id}/{fence}" for fence in core.artifacts.list(f"runs/{job_id}")]
-            for prefix in prefixes:
-                if not core.artifacts.exists(f"{prefix}/manifest.json"):
-                    core.artifacts.delete(prefix)
-                    removed.append(prefix)
+    removed = [
+        f"{folder}/{job_id}"
+        for folder in ("inputs", "outputs")
+        for job_id in core.artifacts.list(folder)
+        if _older_than(job_id, LEFT_BEHIND_MS) and core.store.get(job_id) is None
+    ]
+    removed += _unpublished_runs(core) + _unrecorded_files(core)
+    for prefix in removed:
+        core.artifacts.delete(prefix)
     return removed
 
 
-def _forgotten(core: Core, job_id: str, *, runs: bool) -> bool:
-    """True when no record names its files: none is kept, or (`runs`) it ended long ago without publishing them."""
-    now_ms = time.time() * 1000
-    made_ms = id_time_ms(job_id)
-    if made_ms is None or now_ms - made_ms < LEFT_BEHIND_MS:
-        return False  # not ours, or so young that its submit may still be on its way
-    job = core.store.get(job_id)
-    if job is None:
-        return True
-    return runs and job.ended_ms is not None and now_ms - job.ended_ms >= LEFT_BEHIND_MS
+def _unpublished_runs(core: Core) -> list[str]:
+    found = []
+    for job_id in core.artifacts.list("runs"):
+        if not _older_than(job_id, LEFT_BEHIND_MS):
+            continue
+        job, tomb = core.store.get(job_id), core.store.tombstone(job_id)
+        ended_ms = job.ended_ms if job is not None else tomb[1] if tomb is not None else None
+        if job is not None and (ended_ms is None or _now_ms() - ended_ms < LEFT_BEHIND_MS):
+            continue
+        for fence in core.artifacts.list(f"runs/{job_id}"):
+            prefix = f"runs/{job_id}/{fence}"
+            whole = core.artifacts.exists(f"{prefix}/{MANIFEST}")
+            if not whole or (ended_ms is not None and not _is_version(core, prefix)):
+                found.append(prefix)
+    return found
+
+
+def _is_version(core: Core, prefix: str) -> bool:
+    """True when a registered version lies there: its id is the digest of its manifest."""
+    version_id = hashlib.sha256(core.artifacts.read_bytes(f"{prefix}/{MANIFEST}")).hexdigest()
+    version = core.registry.find_version(version_id)
+    return version is not None and version.prefix == prefix
+
+
+def _unrecorded_files(core: Core) -> list[str]:
+    old = [file_id for file_id in core.artifacts.list("files") if _older_than(file_id, LEFT_BEHIND_MS)]
+    pipeline = core.store.client.pipeline(transaction=False)
+    for file_id in old:
+        pipeline.exists(keys.file(file_id))
+    unnamed = [file_id for file_id, named in zip(old, pipeline.execute(), strict=True) if not named]
+    return [f"files/{file_id}" for file_id in unnamed if _refused_upload(core, file_id)]
+
+
+def _refused_upload(core: Core, file_id: str) -> bool:
+    """True when the file's record is missing because it was refused or deleted, not because Redis lost it."""
+    try:
+        account = str(core.artifacts.manifest(f"files/{file_id}")["account"])
+    except FileNotFound:
+        return _older_than(file_id, LONGEST_UPLOAD_MS)  # it may still be coming in
+    created = cast(bytes | None, core.store.client.hget(keys.account(account), "created"))
+    made_ms = id_time_ms(file_id)
+    return created is not None and made_ms is not None and int(created) <= made_ms
+
+
+def _older_than(made_id: str, age_ms: float) -> bool:
+    """False too for what is no id of ours; a young one's request may still be on its way."""
+    made_ms = id_time_ms(made_id)
+    return made_ms is not None and _now_ms() - made_ms >= age_ms
+
+
+def _now_ms() -> float:
+    return time.time() * 1000
 
 
 app.steps["worker"].add(IoStep)

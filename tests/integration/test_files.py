@@ -6,9 +6,10 @@ import hashlib
 import io
 
 import pytest
+import redis as redis_py
 
 from coatcheck.artifacts import ArtifactStore
-from coatcheck.errors import FileNotFound, InvalidInput, TooLarge
+from coatcheck.errors import FileNotFound, InvalidInput, NotEnoughSpace, TooLarge
 from coatcheck.files import Files
 from coatcheck.jobs import new_id
 
@@ -58,6 +59,34 @@ def test_refused_upload_leaves_neither_record_nor_bytes(files, artifacts, redis)
     assert files.page("ann").files == []
     assert redis.keys("*") == []
     assert [name for prefix in artifacts.list("files") for name in artifacts.list(f"files/{prefix}")] == []
+
+
+def test_upload_that_redis_refuses_leaves_no_bytes(files, artifacts, redis):
+    limit = redis.config_get("maxmemory")["maxmemory"]
+    redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(redis_py.exceptions.OutOfMemoryError):
+            upload(files)
+    finally:
+        redis.config_set("maxmemory", limit)
+    assert artifacts.list("files") == []
+
+
+def test_upload_whose_manifest_cannot_be_written_leaves_no_bytes(files, artifacts, monkeypatch):
+    def full(*_: object) -> bytes:
+        raise NotEnoughSpace
+
+    monkeypatch.setattr(artifacts, "write_manifest", full)
+    with pytest.raises(NotEnoughSpace):
+        upload(files)
+    assert artifacts.list("files") == []
+
+
+def test_bytes_stay_when_nobody_knows_whether_the_upload_was_recorded(artifacts, tmp_path):
+    with redis_py.Redis.from_url(f"unix://{tmp_path}/nobody.sock") as away, pytest.raises(redis_py.ConnectionError):
+        upload(Files(away, artifacts))
+    (file_id,) = artifacts.list("files")
+    assert artifacts.list(f"files/{file_id}") == ["content", "manifest.json"]
 
 
 def test_pages_are_newest_first_and_hold_each_file_once_also_of_one_millisecond(files, monkeypatch):

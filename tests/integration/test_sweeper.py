@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import tiny_versions
 from factories import (
     DAY_MS,
     LEASE_MS,
@@ -23,7 +24,7 @@ from factories import (
     submitted,
 )
 
-from coatcheck import liveness
+from coatcheck import keys, liveness
 from coatcheck.artifacts import ArtifactStore
 from coatcheck.claims import Beat, Completion
 from coatcheck.core import Core, open_core
@@ -196,6 +197,54 @@ def test_files_that_runs_left_behind_are_removed_once_their_job_is_long_over(cor
     assert [artifacts.exists(name) for name in kept] == [True] * 4
     assert [artifacts.exists(name) for name in orphans] == [False] * 3
     assert [artifacts.exists(name) for name in published] == [True] * 2
+
+
+def old_upload(core: Core, age_ms: int, *, recorded: bool, manifest: bool = True) -> str:
+    file_id = new_id(int(time.time() * 1000) - age_ms)
+    core.artifacts.write_bytes(f"files/{file_id}/content", b"x")
+    if manifest:
+        core.artifacts.write_manifest(f"files/{file_id}", {"account": "me"})
+    if recorded:
+        core.store.client.hset(keys.file(file_id), "account", "me")
+    return file_id
+
+
+def test_uploads_without_a_record_are_removed_after_an_hour(core, artifacts):
+    created = int(time.time() * 1000) - 48 * HOUR_MS
+    core.store.client.hset(keys.account("me"), "created", str(created))
+    kept = [
+        old_upload(core, 2 * HOUR_MS, recorded=True),
+        old_upload(core, HOUR_MS // 2, recorded=False),
+        old_upload(core, 2 * HOUR_MS, recorded=False, manifest=False),  # still coming in
+    ]
+    orphans = [
+        old_upload(core, 2 * HOUR_MS, recorded=False),
+        old_upload(core, 25 * HOUR_MS, recorded=False, manifest=False),
+    ]
+    assert sorted(remove_left_behind(core)) == sorted(f"files/{file_id}" for file_id in orphans)
+    assert artifacts.list("files") == sorted(kept)
+
+
+@pytest.mark.parametrize("begun_anew", [False, True])
+def test_uploads_outlive_a_redis_that_lost_its_records(core, artifacts, begun_anew):
+    if begun_anew:
+        core.store.client.hset(keys.account("me"), "created", str(int(time.time() * 1000)))
+    file_id = old_upload(core, 2 * HOUR_MS, recorded=False)
+    assert remove_left_behind(core) == []
+    assert artifacts.list("files") == [file_id]
+
+
+def test_stored_version_that_was_never_published_is_removed_and_a_published_one_is_not(core, artifacts, monkeypatch):
+    published = tiny_versions.publish(core, tiny_versions.lookup(), "mine")
+    version = core.registry.find_version(published)
+    assert version is not None
+    dead_attempt = f"runs/{version.training}/2"
+    artifacts.write_manifest(dead_attempt, {"kind": "version"})
+    assert remove_left_behind(core) == [], "it ended a moment ago"
+    later = time.time() + 2 * 3600
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert remove_left_behind(core) == [dead_attempt]
+    assert artifacts.exists(f"{version.prefix}/model.onnx")
 
 
 def test_full_redis_refuses_submits_and_nothing_else(settings, tmp_path):
