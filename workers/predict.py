@@ -50,6 +50,8 @@ TURN_S = 0.2
 #: Every so many claims from a version's queue the lane of later attempts goes first.
 SOLO_EVERY = 2
 RECONNECT_S = 0.1
+#: A claim that timed out may still lie unread in a frozen Redis: what it takes is looked for this long.
+LATE_CLAIM_S = 2.0
 #: A worker that is told to stop finishes its micro-batch within this, or hands it back.
 FINISH_S = 5.0
 
@@ -90,6 +92,7 @@ class PredictLoop:
         self._served: dict[str, float] = {}
         #: The reply of a claim may be lost: what it took is ours in Redis and nowhere else.
         self._reply_lost = False
+        self._look_again_until = 0.0
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -100,6 +103,7 @@ class PredictLoop:
                 queue: str | None = self._wait_for_work()
                 while queue is not None and not self._stopping.is_set():
                     queue = self._drain(queue)
+                    self._hand_back_unheld()
             except (Unavailable, ConnectionError, redis.RedisError) as error:
                 log.warning("worker waits for Redis", action="claim", cause=str(error))
                 self._start_over()
@@ -226,11 +230,14 @@ class PredictLoop:
 
     def _hand_back_unheld(self) -> None:
         # Only between two turns, when nothing is in hand.
+        if not self._reply_lost and time.monotonic() > self._look_again_until:
+            return
+        released = self._core.store.release_unheld(self._worker, [])
         if self._reply_lost:
-            released = self._core.store.release_unheld(self._worker, [])
-            self._reply_lost = False
-            if released:
-                log.warning("claims without a reply handed back", action="release", jobs=released)
+            self._look_again_until = time.monotonic() + LATE_CLAIM_S
+        self._reply_lost = False
+        if released:
+            log.warning("claims without a reply handed back", action="release", jobs=released)
 
     def _read_input(self, job: Claimed) -> bytes:
         if not job.input_ref:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from predicting import finished, retried, running, submit, value_of, wait_until,
 from tiny_versions import ACCOUNT, image, lookup, png_uri, publish, wide
 
 from coatcheck import keys, liveness
+from coatcheck.claims import ClaimReply
 from coatcheck.core import Core, open_core
 from coatcheck.embedded_redis import EmbeddedRedis
 from coatcheck.errors import StoreUnavailable
@@ -67,11 +69,12 @@ def test_what_waits_runs_together(core):
 def test_single_prediction_does_not_wait_for_others(make_core):
     core = make_core(tick_s=NO_TICK_S)
     version = publish(core, lookup(), "lookup")
-    with running(core, WakeList(core)):
+    with running(core, WakeList(core)) as worker:
         finished(core, submit(core, version, {"x": 1}))
         began = time.monotonic()
         (job,) = finished(core, submit(core, version, {"x": 2}))
         took_s = time.monotonic() - began
+        worker.loop.stop()
         core.store.client.lpush(keys.wake("predict"), "")  # or it would sit out its long tick
     assert value_of(core, job) == 20.0
     assert took_s < 0.5
@@ -317,6 +320,31 @@ def test_claim_whose_reply_was_lost_is_handed_back(make_core, monkeypatch, with_
     assert "release" in words(one)
     assert {job.attempts for job in jobs} == {1}
     assert {job.status for job in jobs} == {Status.SUCCEEDED}
+
+
+def test_claim_that_takes_effect_after_it_was_given_up_is_handed_back(core, monkeypatch):
+    """As a frozen Redis does it: what it had not read is done when it goes on, whoever waits for it."""
+    version = publish(core, lookup(), "lookup")
+    send = core.store.complete_and_claim
+    late: list[threading.Timer] = []
+
+    def freezing(completions, request):
+        if not late and request is not None:
+            late.append(threading.Timer(0.5, send, (completions, request)))
+            late[0].start()
+            raise StoreUnavailable
+        if late and late[0].is_alive():
+            return [], ClaimReply(queue="", other_queues=[], jobs=[])
+        return send(completions, request)
+
+    monkeypatch.setattr(core.store, "complete_and_claim", freezing)
+    job_id = submit(core, version, {"x": 1})
+    began = time.monotonic()
+    with running(core):
+        (job,) = finished(core, job_id)
+    assert time.monotonic() - began < 5  # not the lease of 10 s
+    assert words(job) == ["submit", "claim", "release", "claim", "complete"]
+    assert job.attempts == 1
 
 
 def test_redis_may_be_killed_and_come_back_under_a_worker(tmp_path, settings):
