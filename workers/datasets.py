@@ -26,6 +26,8 @@ Floats = npt.NDArray[np.float32]
 TARGET_NAMES = ("target", "label", "labels", "class", "y")
 IMAGE_NAMES = ("images", "image", "x", "X", "data")
 MIN_ROWS = 20
+#: A value beyond it is infinite to the network.
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 MAX_CLASSES = 1000
 #: A word column with more different words than this is free text or an id, not a category.
 MAX_CATEGORIES = 500
@@ -190,12 +192,13 @@ def _table(columns: Columns, options: MlpTraining) -> Dataset:
     usable = _usable(columns, [*names, target], kept)
     rows = np.empty((len(usable), len(names)), np.float32)
     inputs: list[Input] = []
+    labels_fit = np.abs(columns[target].values[usable]) <= FLOAT32_MAX
     with np.errstate(over="ignore"):  # what 32 bits do not hold becomes infinite, and its row is left out
         for position, name in enumerate(names):
             found, values = _input(name, columns[name], usable)
             inputs.append(found)
             rows[:, position] = values
-    finite = np.isfinite(rows).all(axis=1)
+    finite = np.isfinite(rows).all(axis=1) & labels_fit
     task, labels, classes = _labels(columns[target], usable[finite], target, options.task)
     return Dataset(
         task=task, inputs=tuple(inputs), rows=rows[finite], labels=labels, classes=classes, target=target,
@@ -311,6 +314,11 @@ def _images_of_npz(path: Path, options: CnnTraining) -> Dataset:
             "target_missing", f"the NPZ has no array {' or '.join(map(repr, wanted))}; it has {shown}", "input.target"
         )
     images, given = arrays[image_name], arrays[target]
+    if images.ndim < 2:
+        raise refused(
+            "shape_mismatch",
+            f"array {image_name!r} is {list(images.shape)}; expected [N, height, width] or with 1, 3 or 4 channels",
+        )
     if images.dtype.kind not in "buif":
         raise refused("not_numbers", f"array {image_name!r} holds {images.dtype}; pixels are numbers")
     if given.ndim == 2 and given.shape[1] == 1:

@@ -19,7 +19,8 @@ from coatcheck.errors import InvalidInput
 MAX_BYTES = 4 * 1024**3
 MAX_ARRAYS = 64
 MAX_HEADER_BYTES = 10_000
-_DTYPE = re.compile(r"[<>|=]?([biuf][1248]|U\d{1,4})")
+#: Widths as numpy has them; text of no length is none.
+_DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|U[1-9]\d{0,3})")
 
 
 def _refused(message: str) -> InvalidInput:
@@ -65,7 +66,10 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> npt.NDArray
         data = file.read(size)
     if len(data) != size:
         raise _refused(f"array {entry.filename!r} is cut off")
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    try:
+        return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    except ValueError:  # no data, and lengths whose product no array may have
+        raise _refused(f"array {entry.filename!r} has the shape {list(shape)}") from None
 
 
 def _header(file: IO[bytes], name: str) -> tuple[np.dtype[Any], tuple[int, ...], bool]:

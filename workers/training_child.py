@@ -24,6 +24,7 @@ from coatcheck.errors import CoatcheckError
 from workers.training_protocol import Canceled, Control, Events, Stopped, TimeLimit, TrainingSpec, read_lines
 
 PR_SET_PDEATHSIG = 1
+OUT_OF_MEMORY = "the training needs more memory than there is; use a smaller dataset"
 
 
 def main() -> int:
@@ -93,9 +94,7 @@ def report(spec: TrainingSpec, control: Control) -> None:
     except CoatcheckError as exc:
         failed(control, exc.code, str(exc), user=exc.code != "not_enough_space", field=exc.field)
     except MemoryError:
-        failed(
-            control, "out_of_memory", "the training needs more memory than there is; use a smaller dataset", user=True
-        )
+        failed(control, "out_of_memory", OUT_OF_MEMORY, user=True)
     except OSError as exc:
         code = "disk_full" if exc.errno in (errno.ENOSPC, errno.EDQUOT) else "io_error"
         failed(control, code, f"the training could not write its files: {exc.strerror}", user=False)
@@ -117,6 +116,8 @@ def classify(error: Exception) -> tuple[str, str, bool]:
     name = type(error).__name__
     if name == "Diverged":
         return "diverged", f"{error}; lower input.learning_rate", True
+    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
+        return "out_of_memory", OUT_OF_MEMORY, True  # torch has no type of its own for it
     if name == "OutOfMemoryError":
         return "cuda_oom", "the GPU has too little memory for this; lower input.batch_size", True
     if name == "ExportFailed":

@@ -84,6 +84,13 @@ def test_rows_with_missing_or_infinite_values_are_counted_and_left_out(tmp_path)
     assert (len(dataset.rows), dataset.dropped, dataset.total) == (40, 8, 48)
 
 
+def test_rows_whose_value_to_learn_is_not_finite_in_32_bits_are_counted_and_left_out(tmp_path):
+    text = "a,label\n" + "".join(f"{n},{n}.5\n" for n in range(40)) + "1,3.5e38\n2,-1e300\n3,inf\n4,\n"
+    dataset = read(tmp_path, text)
+    assert (dataset.task, len(dataset.rows), dataset.dropped, dataset.total) == ("regression", 40, 4, 44)
+    assert np.isfinite(dataset.labels).all()
+
+
 def test_a_few_typing_errors_do_not_make_a_number_column_words(tmp_path):
     dataset = read(tmp_path, "a,label\n" + "1,x\n2,y\n" * 200_000 + "oops,x\n")
     assert dataset.inputs == (NumberInput(name="a"),)
@@ -146,6 +153,11 @@ def test_pixels_in_columns_become_images(tmp_path):
         (npz(labels=LABELS), {}, "images_missing"),
         (npz(images=images(), labels=LABELS[:7]), {}, "shape_mismatch"),
         (npz(images=images(40, (7,)), labels=LABELS), {}, "shape_mismatch"),
+        (npz(images=np.float32(7), labels=LABELS), {}, "shape_mismatch"),
+        (npz(images=np.zeros(40), labels=LABELS), {}, "shape_mismatch"),
+        (npz(images=np.zeros(40), labels=LABELS), {"image_shape": [1, 1]}, "shape_mismatch"),
+        (npz(images=np.zeros((0, 4, 5)), labels=LABELS[:0]), {}, "no_usable_rows"),
+        (npz(images=images(), labels=np.int64(3)), {}, "shape_mismatch"),
         (npz(images=images(40, (2, 3, 4, 5)), labels=LABELS), {}, "shape_mismatch"),
         (npz(images=images(), labels=LABELS), {"image_shape": [9, 9]}, "shape_mismatch"),
         (npz(images=images().astype(str), labels=LABELS), {}, "not_numbers"),
@@ -190,6 +202,11 @@ def member(header: bytes, data: bytes = b"", version: int = 1) -> bytes:
         member(b"{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", b"\x80\x04."),
         member(b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,)}"),
         member(b"{'descr': '<f8', 'fortran_order': False, 'shape': (-1,)}"),
+        member(b"{'descr': '<f8', 'fortran_order': False, 'shape': (0, %d, %d)}" % (2**47, 2**47)),
+        *[
+            member(b"{'descr': '%s', 'fortran_order': False, 'shape': (2,)}" % kind, b"\0" * 16)
+            for kind in (b"|f1", b"b2", b"<b8", b"<U0", b"<f1", b"|i0", b"<f16", b"<U")
+        ],
         member(b"{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (1,)}", b"\0" * 8),
         member(b"__import__('os').system('true')"),
         member(b"[" * 5000),

@@ -26,6 +26,7 @@ from workers import training_protocol as protocol
 from workers.decoding import decode_values, encode_outputs
 from workers.recipes.loop import Diverged, Hooks, Loop, LoopOptions, Part, seed_everything
 from workers.recipes.mlp import Mlp
+from workers.training_child import classify
 from workers.training_process import LAST_EVENTS, TrainingProcess
 from workers.training_protocol import Canceled, Control, Stopped, TimeLimit, TrainingSpec
 from workers.training_run import TrainingRun
@@ -250,6 +251,15 @@ def test_a_gpu_too_small_for_an_eighth_of_a_batch_is_the_users_to_mend():
 
 
 # -- checkpoints -----------------------------------------------------------------------------------------------
+
+
+def test_memory_that_torch_does_not_get_is_the_users_to_mend():
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**60, dtype=torch.uint8)
+    code, sentence, user = classify(refused.value)
+    assert (code, user) == ("out_of_memory", True)
+    assert "smaller dataset" in sentence
+    assert classify(RuntimeError("a bug"))[0] == "internal"
 
 
 def test_the_newest_two_checkpoints_are_kept(tmp_path):
