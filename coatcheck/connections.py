@@ -12,11 +12,17 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ConnectionError as Disconnected
+from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as NoAnswer
 from redis.retry import Retry
+
+from coatcheck.errors import MemoryPressure, StoreUnavailable, Unavailable
 
 #: A connection unused for so long is looked at before it is trusted: the server may have gone and come.
 IDLE_S = 0.5
+#: How a server says that it is there and may not do it now: its disk is full, it is a replica, it misses others.
+_MAY_NOT = ("MISCONF", "READONLY", "NOREPLICAS", "MASTERDOWN", "LOADING", "BUSY ")
 
 
 def connect(url: str, *, timeout_s: float = 1.2) -> redis.Redis:
@@ -28,6 +34,19 @@ def connect(url: str, *, timeout_s: float = 1.2) -> redis.Redis:
         retry=Retry(NoBackoff(), 0),
         health_check_interval=0,
     )
+
+
+def unavailable(error: RedisError) -> Unavailable | None:
+    """What an error means to a client that may try again; None for one that is a fault of ours."""
+    if isinstance(error, OutOfMemoryError):
+        return MemoryPressure(retry_after_s=30)
+    # redis-py strips the word from errors it has a class for, and puts the command before it in a pipeline.
+    text = str(error).rpartition("caused error: ")[2]
+    if isinstance(error, (ReadOnlyError, MasterDownError)) or text.startswith(_MAY_NOT):
+        return StoreUnavailable(retry_after_s=5)
+    if isinstance(error, (Disconnected, NoAnswer)):
+        return StoreUnavailable(retry_after_s=1)
+    return None
 
 
 class _Held:

@@ -25,7 +25,7 @@ from coatcheck.claims import (
     NewJob,
     Reported,
 )
-from coatcheck.connections import DirectCalls
+from coatcheck.connections import DirectCalls, unavailable
 from coatcheck.errors import (
     IdempotencyMismatch,
     JobFinished,
@@ -132,9 +132,9 @@ class JobStore:
             IdempotencyMismatch: the key was used with another body.
         """
         name = f"{keys.PREFIX}idem:{idempotency.digest}"
-        found = cast(list[bytes | None], self._guard(lambda: self.client.hmget(name, "id", "fp")))
+        found = cast(list[bytes | None], self._guard(lambda: self._direct.call("HMGET", name, "id", "fp")))
         job_id, fingerprint = found
-        if job_id is None or not self._guard(lambda: self.client.exists(keys.job(job_id.decode()))):
+        if job_id is None or not self._guard(lambda: self._direct.call("EXISTS", keys.job(job_id.decode()))):
             return None
         if fingerprint != idempotency.fingerprint.encode():
             raise IdempotencyMismatch(field="Idempotency-Key")
@@ -281,7 +281,7 @@ class JobStore:
 
     def tombstone(self, job_id: str) -> tuple[Status, int, str] | None:
         """How a deleted job ended: (status, ended ms, account), while its tombstone lasts."""
-        line = cast(bytes | None, self._guard(lambda: self.client.hget(keys.TOMBSTONES, job_id)))
+        line = cast(bytes | None, self._guard(lambda: self._direct.call("HGET", keys.TOMBSTONES, job_id)))
         if line is None:
             return None
         status, ended_ms, account = line.decode().split(" ")
@@ -297,21 +297,14 @@ class JobStore:
             raise StoreUnavailable(retry_after_s=1)
         try:
             return action()
-        except redis.exceptions.OutOfMemoryError as error:
-            raise MemoryPressure(retry_after_s=30) from error
-        except redis.exceptions.TimeoutError as error:
-            # Callers behind this one would each wait as long again: answer them at once for a moment.
-            self._down_until = time.monotonic() + FAIL_FAST_S
-            raise StoreUnavailable(retry_after_s=1) from error
-        except redis.exceptions.ConnectionError as error:
-            raise StoreUnavailable(retry_after_s=1) from error
-        except redis.exceptions.ResponseError as error:
-            # Redis is there but may not write: its disk is full, it is a replica, or it misses its replicas.
-            if str(error).startswith(("MISCONF", "READONLY", "NOREPLICAS", "MASTERDOWN")) or isinstance(
-                error, redis.exceptions.ReadOnlyError
-            ):
-                raise StoreUnavailable(retry_after_s=5) from error
-            raise
+        except redis.exceptions.RedisError as error:
+            if isinstance(error, redis.exceptions.TimeoutError):
+                # Callers behind this one would each wait as long again: answer them at once for a moment.
+                self._down_until = time.monotonic() + FAIL_FAST_S
+            known = unavailable(error)
+            if known is None:
+                raise
+            raise known from error
 
 
 def _refusal(word: str, job: NewJob) -> Exception:

@@ -16,6 +16,7 @@ from werkzeug.exceptions import ClientDisconnected, HTTPException, MethodNotAllo
 from werkzeug.exceptions import NotFound as NoRoute
 
 from coatcheck import errors
+from coatcheck.connections import unavailable
 from web.requests import request_id
 
 CONTENT_TYPE = "application/problem+json"
@@ -101,6 +102,12 @@ def answer_error(error: errors.CoatcheckError, rid: str) -> tuple[HTTPStatus, by
     return status, body, headers
 
 
+def answer_redis(error: redis.exceptions.RedisError, rid: str) -> tuple[HTTPStatus, bytes, dict[str, str]]:
+    """503 where Redis is away or may not write, 500 where we asked for something it does not know."""
+    known = unavailable(error)
+    return answer_surprise(error, rid) if known is None else answer_error(known, rid)
+
+
 def answer_surprise(error: BaseException, rid: str) -> tuple[HTTPStatus, bytes, dict[str, str]]:
     """A plain 500 whose id finds the stack in the log."""
     incident = uuid4().hex
@@ -128,11 +135,7 @@ def _on_own_error(error: errors.CoatcheckError) -> Response:
 
 
 def _on_redis_error(error: redis.exceptions.RedisError) -> Response:
-    if isinstance(error, redis.exceptions.OutOfMemoryError):
-        return _on_own_error(errors.MemoryPressure(retry_after_s=30))
-    if isinstance(error, (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)):
-        return _on_own_error(errors.StoreUnavailable(retry_after_s=1))
-    return _on_surprise(error)
+    return _response(answer_redis(error, request_id()))
 
 
 def _on_surprise(error: Exception) -> Response:

@@ -118,12 +118,13 @@ class Holder:
     async def _stream(self, stream: Stream, proto: Proto, answer: Answer) -> None:
         feed = stream.feed
         transport = proto.response_stream(answer.status, without_length(answer.headers))
-        clock = asyncio.get_running_loop().time
+        loop = asyncio.get_running_loop()
+        clock = loop.time
         with self._hub.sleeper(feed.job_id) as sleeper, _watch_client(proto, sleeper, COMMENT_S):
             comment_at = clock() + COMMENT_S
             await transport.send_bytes(b": stream\n\n")
             while not sleeper.gone:
-                events = await self.run(feed.read)
+                events = await (loop.run_in_executor(self._slow, feed.read) if feed.slow else self.run(feed.read))
                 if events:
                     await transport.send_bytes(events)
                     comment_at = clock() + COMMENT_S

@@ -79,6 +79,8 @@ class Feed(Protocol):
     """Source of a stream of server-sent events."""
 
     job_id: str
+    #: Reading may take long: it is done in a thread.
+    slow: bool
     #: Nothing follows after what `read` has returned.
     done: bool
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import structlog
 from flask import Flask
+from redis.exceptions import RedisError
 
 from coatcheck import keys
 from coatcheck.connections import connect
@@ -30,7 +31,7 @@ from coatcheck.process_death import die_with_parent
 from coatcheck.settings import Settings
 from web.app import create_app
 from web.bodies import Pipe, SlowBody, gather, read_whole
-from web.errors import answer_error, answer_surprise, problem_answer
+from web.errors import answer_error, answer_redis, answer_surprise, problem_answer
 from web.holding import Around, Holder
 from web.loop_redis import LoopCalls, LoopRedis
 from web.metrics import HttpStats, report_always
@@ -76,6 +77,8 @@ class Shell:
         self._stats = stats
         self._on_start = on_start
         self._json_limit = settings.json_limit_bytes
+        # A larger input is written to storage, which the loop must not do.
+        self._inline_limit = min(INLINE_BODY, settings.inline_limit_bytes)
         self._upload_limit = settings.upload_limit_bytes + ENVELOPE
         self._slow = ThreadPoolExecutor(SLOW_THREADS, "slow")
         self._uploads = ThreadPoolExecutor(UPLOAD_THREADS, "upload")
@@ -123,6 +126,8 @@ class Shell:
             status = await self._serve(environ, proto)
         except CoatcheckError as error:
             status = self._refuse(proto, environ, *answer_error(error, environ["coatcheck.request_id"]))
+        except RedisError as error:
+            status = self._refuse(proto, environ, *answer_redis(error, environ["coatcheck.request_id"]))
         except SlowBody:
             rid = environ["coatcheck.request_id"]
             detail = "The body came too slowly; send it faster, or in smaller files"
@@ -171,7 +176,7 @@ class Shell:
         environ[BODY] = body
         environ["wsgi.input"] = io.BytesIO(body)
         environ["CONTENT_LENGTH"] = str(len(body))
-        if len(body) > INLINE_BODY:
+        if len(body) > self._inline_limit:
             return await self._in_thread(environ, proto)
         return await self._on_loop(environ, proto)
 

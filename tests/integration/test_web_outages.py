@@ -128,6 +128,33 @@ def test_wait_survives_a_killed_redis(service, own_redis):
         assert answer.json()["status"] == "succeeded", "later waits are woken again"
 
 
+@pytest.mark.parametrize(
+    ("forbid", "allow"),
+    [
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+        (("CONFIG", "SET", "min-replicas-to-write", "1"), ("CONFIG", "SET", "min-replicas-to-write", "0")),
+    ],
+)
+def test_redis_that_may_not_write_is_a_503_on_every_route(service, forbid, allow):
+    job, file = service.predict().json(), service.upload(b"a,b\n1,2\n").json()
+    redis = service.core.store.client
+    redis.execute_command(*forbid)
+    try:
+        answers = [
+            service.predict(),
+            service.client.post(job["urls"]["cancel"]),
+            service.upload(b"a,b\n1,2\n"),
+            service.client.delete(file["urls"]["get"]),
+            service.client.post("/v1/models", json={"owner": "me", "name": "new"}),
+        ]
+    finally:
+        redis.execute_command(*allow)
+    for answer in answers:
+        assert answer.status_code == 503, (answer.request.url, answer.text)
+        assert (answer.json()["code"], "retry-after" in answer.headers) == ("store_unavailable", True)
+    assert until_ok(service.predict).status_code == 201
+
+
 def test_accepted_wait_is_answered_with_its_id_when_redis_goes_away(service, own_redis):
     thread, answers = in_background(
         lambda: httpx.post(

@@ -12,14 +12,19 @@ from http import HTTPStatus
 from pathlib import Path
 
 import pytest
+import redis
 from flask import Flask, Response, request
+from werkzeug.test import create_environ
 
+from coatcheck.connections import connect
+from coatcheck.core import open_core
 from coatcheck.errors import JobNotFound
 from coatcheck.settings import Settings
-from web import bodies, holding
+from web import auth, bodies, holding
+from web.app import create_app
 from web.errors import problem_answer, register
 from web.metrics import HttpStats, _figure_lines
-from web.requests import SendFile, Stream, Wait, after, json_response, loop, off_loop
+from web.requests import AFTER, LOOP, OffLoop, SendFile, Stream, Wait, after, json_response, loop, off_loop
 from web.rsgi import Shell
 from web.waits import Hub
 
@@ -79,7 +84,7 @@ class Proto:
 class CountingFeed:
     """Gives one event a read, `last` in all."""
 
-    job_id = "j"
+    job_id, slow = "j", False
 
     def __init__(self, last):
         self.last, self.given, self.done = last, 0, False
@@ -269,6 +274,36 @@ def test_error_while_waiting_is_an_answer(bench):
     assert json.loads(proto.body)["detail"] == "It is gone."
 
 
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (redis.exceptions.ReadOnlyError("You can't write against a read only replica."), 503),
+        (redis.exceptions.ResponseError("MISCONF Errors writing to the AOF file"), 503),
+        (redis.exceptions.ResponseError("Command # 1 (SET x) of pipeline caused error: NOREPLICAS Not enough"), 503),
+        (redis.exceptions.OutOfMemoryError("command not allowed"), 503),
+        (redis.exceptions.ConnectionError("gone"), 503),
+        (redis.exceptions.ResponseError("ERR unknown command"), 500),
+    ],
+)
+def test_error_of_redis_is_the_same_answer_in_a_view_and_in_a_wait(bench, error, status):
+    made = bench()
+
+    def finish(_last):
+        raise error
+
+    @made.app.get("/view")
+    def view():
+        raise error
+
+    @made.app.get("/wait")
+    def wait():
+        after(Wait(job_id="j", seconds=0.05, finish=finish))
+        return json_response(b"")
+
+    for path in ("/view", "/wait"):
+        assert run(made.ask(path)).status == status, path
+
+
 def test_stream_sends_events_as_they_come_and_comments_when_quiet(bench, monkeypatch):
     monkeypatch.setattr(holding, "COMMENT_S", 0.1)
     made = bench()
@@ -298,7 +333,7 @@ def test_quiet_stream_is_commented(bench, monkeypatch):
     made = bench()
 
     class Silent:
-        job_id, done = "j", False
+        job_id, slow, done = "j", False, False
 
         def read(self):
             return b""
@@ -359,6 +394,32 @@ def test_file_is_sent_by_descriptor_and_by_range(bench, tmp_path, local, monkeyp
         return proto
 
     assert run(go()).body == b"234"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/jobs?status=failed"),
+        ("GET", "/v1/predictions"),
+        ("GET", "/v1/trainings"),
+        ("GET", "/v1/files"),
+        ("GET", "/v1/models"),
+        ("QUERY", "/v1/models"),
+        ("GET", "/v1/models/me/x/versions"),
+        ("GET", "/v1/hardware"),
+        ("GET", "/v1/trainings/c/events"),
+        ("GET", "/metrics"),
+        ("GET", "/readyz"),
+    ],
+)
+def test_reads_of_many_things_leave_the_loop_before_they_ask_redis(tmp_path, monkeypatch, method, path):
+    monkeypatch.setattr(auth, "authenticate", lambda _accounts: None)
+    nobody = connect(f"unix://{tmp_path}/nobody.sock")
+    app = create_app(open_core(Settings(home=tmp_path), nobody))
+    environ = create_environ(path, method=method)
+    environ[LOOP] = holding.Around(Hub("channel", 1), on_loop=True)
+    app.wsgi_app(environ, lambda _status, _headers: None)
+    assert isinstance(environ[AFTER], OffLoop)
 
 
 # --- bodies -------------------------------------------------------------------------------------------------

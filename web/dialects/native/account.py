@@ -7,7 +7,7 @@ from flask import Blueprint, Response
 from coatcheck import liveness
 from coatcheck.wire.native import encode
 from coatcheck.wire.native_objects import AccountObject, HardwareObject, SecretObject
-from web.requests import caller, core, json_response
+from web.requests import caller, core, json_response, off_loop
 
 routes = Blueprint("account", __name__)
 
@@ -20,6 +20,7 @@ def get_account() -> Response:
 
 
 @routes.get("/v1/hardware")
+@off_loop
 def list_hardware() -> Response:
     """What jobs run on here: the CPU, and the GPU when a live worker has one."""
     found = [HardwareObject(sku="cpu", name="CPU")]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from flask import Response, request
+from redis.exceptions import RedisError
 
 from coatcheck import errors
 from coatcheck.core import Core, Submitted, Webhook
@@ -47,24 +49,36 @@ def _logs(app_core: Core, job: Job) -> str:
 
 
 def _queue_report(app_core: Core, job: Job) -> QueueReport | None:
-    if time.time() * 1000 - job.created_ms < POSITION_AFTER_MS:
+    if not _is_placed(job):
         return None
-    position = app_core.queue.position(job)
+    try:
+        position = app_core.queue.position(job)
+    except (errors.Unavailable, RedisError):
+        return None  # the job itself was read; why it waits is told when it can be
     return QueueReport(position=position.ahead, reason=position.reason)
 
 
-def _reads_storage(job: Job) -> bool:
-    """Rendering this job reads storage, which the event loop must not do."""
-    return (job.input is None and bool(job.input_ref)) or (job.output is None and bool(job.output_ref))
+def _is_slow(job: Job) -> bool:
+    """Rendering this job reads storage, its log or its place in the queue, which the event loop must not do."""
+    return (
+        (job.input is None and bool(job.input_ref))
+        or (job.output is None and bool(job.output_ref))
+        or job.kind is Kind.TRAINING
+        or (job.status is Status.QUEUED and _is_placed(job))
+    )
 
 
-def show(job: Job, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def _is_placed(job: Job) -> bool:
+    return time.time() * 1000 - job.created_ms >= POSITION_AFTER_MS
+
+
+def show(job: Job, status: int = 200, headers: dict[str, str] | None = None, *, waiting: bool = False) -> Response:
     """The job as the answer to a request that may be run again."""
     here = loop()
-    if here is not None and here.on_loop and _reads_storage(job):
+    if here is not None and here.on_loop and _is_slow(job):
         after(OffLoop())
         return Response(status=202)
-    return json_response(render(core(), job), status, headers)
+    return json_response(render(core(), job, waiting=waiting), status, headers)
 
 
 def show_submitted(submitted: Submitted, told: str = "") -> Response:
@@ -76,7 +90,7 @@ def show_submitted(submitted: Submitted, told: str = "") -> Response:
     prefer = request.environ.get("HTTP_PREFER")
     seconds = parse_preference(prefer, app_core.settings.wait_limit_s) if prefer else None
     if seconds is None:
-        return json_response(render(app_core, job), 201, headers)
+        return _show_accepted(submitted, headers, waiting=False)
     headers["Preference-Applied"] = "wait" if prefer == "wait" else f"wait={seconds:g}"
     here = loop()
     if not job.status.terminal and here is not None and not (submitted.created and told and told == here.channel):
@@ -84,7 +98,15 @@ def show_submitted(submitted: Submitted, told: str = "") -> Response:
             job = _watched(job)
     if not job.status.terminal and hold(job, seconds, waiting=True):
         return json_response(b"", 201, headers)
-    return json_response(render(app_core, job, waiting=True), 201, headers)
+    return _show_accepted(replace(submitted, job=job), headers, waiting=True)
+
+
+def _show_accepted(submitted: Submitted, headers: dict[str, str], *, waiting: bool) -> Response:
+    # A request that made a job must not be run again: it would be told as a replay. It is young and small, or off
+    # the loop already.
+    if submitted.created:
+        return json_response(render(core(), submitted.job, waiting=waiting), 201, headers)
+    return show(submitted.job, 201, headers, waiting=waiting)
 
 
 def _watched(job: Job) -> Job:
@@ -126,9 +148,17 @@ def _hold(
             return unread() if last and unread is not None else None
         if not last and not found.status.terminal:
             return None
-        if _reads_storage(found):
-            return lambda: render(app_core, found, waiting=waiting)
-        return render(app_core, found, waiting=waiting)
+        if _is_slow(found):
+            return lambda: rendered(found)
+        return rendered(found)
+
+    def rendered(found: Job) -> bytes:
+        try:
+            return render(app_core, found, waiting=waiting)
+        except (errors.Unavailable, RedisError):
+            if unread is None:
+                raise
+            return unread()
 
     after(Wait(job_id=job_id, seconds=seconds, finish=finish))
     return True

@@ -12,7 +12,7 @@ from coatcheck.listing import PageRequest
 from coatcheck.wire.native import STATUS_WORDS, job_object, statuses_of
 from coatcheck.wire.native_objects import render_page
 from coatcheck.wire.native_requests import parse_choice, parse_count, parse_time
-from web.requests import caller, core, json_response
+from web.requests import caller, core, json_response, off_loop
 
 routes = Blueprint("jobs", __name__)
 
@@ -23,6 +23,7 @@ _FILTERS = ("limit", "cursor", "direction", "status", "state", "model", "version
 
 
 @routes.get("/v1/jobs")
+@off_loop
 def list_all() -> Response:
     """The account's jobs of any kind, newest first."""
     kind = request.args.get("kind")

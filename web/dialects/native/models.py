@@ -28,6 +28,7 @@ ONNX_FILE = "model.onnx"
 
 
 @routes.get("/v1/models")
+@off_loop
 def list_models() -> Response:
     """The account's models and the catalog."""
     app_core = core()
@@ -36,6 +37,7 @@ def list_models() -> Response:
 
 
 @routes.route("/v1/models", methods=["QUERY"])
+@off_loop
 def search_models() -> Response:
     """Models whose name or description has the words of the body (plain text)."""
     app_core = core()
@@ -73,6 +75,7 @@ def delete_model(owner: str, name: str) -> Response:
 
 
 @routes.get("/v1/models/<owner>/<name>/versions")
+@off_loop
 def list_versions(owner: str, name: str) -> Response:
     """A model's versions, newest first."""
     app_core = core()

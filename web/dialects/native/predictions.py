@@ -71,6 +71,7 @@ def get_prediction(job_id: str) -> Response:
 
 
 @routes.get("/v1/predictions")
+@off_loop
 def list_predictions() -> Response:
     """The account's predictions, newest first."""
     return list_jobs((Kind.PREDICTION,))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from flask import Response, request
+from redis.exceptions import RedisError
 
 from coatcheck import errors
+from coatcheck.connections import unavailable
 from coatcheck.core import JobQueue
 from coatcheck.jobs import Job, Kind, Status
 from coatcheck.wire.native import encode
@@ -21,6 +23,7 @@ class EventFeed:
 
     def __init__(self, queue: JobQueue, job: Job, last_event_id: str) -> None:
         self.job_id = job.id
+        self.slow = job.kind is not Kind.PREDICTION
         self.done = False
         self._queue = queue
         self._job = job
@@ -33,6 +36,8 @@ class EventFeed:
             events = self._queue.events(job, after=self._last, limit=EVENTS_AT_ONCE)
         except errors.Unavailable:
             return b""  # comes again: the shell reads after every reconnect and every few seconds
+        except RedisError as error:
+            return _nothing_now(error)
         except errors.CoatcheckError:
             self.done = True  # deleted meanwhile
             return b""
@@ -49,6 +54,7 @@ class OutputFeed:
 
     def __init__(self, queue: JobQueue, job: Job, last_event_id: str) -> None:
         self.job_id = job.id
+        self.slow = True  # the output may lie in storage
         self.done = False
         self._queue = queue
         self._job = job
@@ -63,6 +69,8 @@ class OutputFeed:
             output = self._queue.output_of(job)
         except errors.Unavailable:
             return b""
+        except RedisError as error:
+            return _nothing_now(error)
         except errors.CoatcheckError:
             self.done = True
             return b""
@@ -77,6 +85,12 @@ class OutputFeed:
             return sse(_DONE, "done", encode({"reason": "canceled"}))
         sentence = job.error or "The job did not succeed."
         return sse("error", "error", sentence.encode()) + sse(_DONE, "done", encode({"reason": "error"}))
+
+
+def _nothing_now(error: RedisError) -> bytes:
+    if unavailable(error) is None:
+        raise error
+    return b""
 
 
 def sse(event_id: str, name: str, data: bytes) -> bytes:

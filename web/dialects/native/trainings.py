@@ -42,6 +42,7 @@ def get_training(job_id: str) -> Response:
 
 
 @routes.get("/v1/trainings")
+@off_loop
 def list_trainings() -> Response:
     """The account's trainings, newest first."""
     return list_jobs((Kind.TRAINING,))
@@ -62,6 +63,7 @@ def retry_training(job_id: str) -> Response:
 
 
 @routes.get("/v1/trainings/<job_id>/events")
+@off_loop
 def stream_training_events(job_id: str) -> Response:
     """Server-sent events of its life: `state`, `progress`, `metric`, `log`, `done`."""
     return stream_events(job_id, Kind.TRAINING)
