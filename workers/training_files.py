@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
 from coatcheck.artifacts import ArtifactStore
@@ -28,6 +30,9 @@ FILES = ("model.onnx", "signature.json", "metrics.json")
 UPLOAD_TRIES = 3
 #: Confusion matrices beyond so many classes stay in metrics.json alone.
 MOST_CLASSES_TOLD = 50
+MOST_IGNORED_TOLD = 50
+#: A larger example stays in metrics.json alone: the version's record is read with every list of models.
+MOST_EXAMPLE_BYTES = 4096
 
 log = structlog.get_logger()
 
@@ -184,9 +189,24 @@ def store_version(
 
 
 def told_of(result: dict[str, Any]) -> dict[str, Any]:
-    """What of a child's result goes into the job's output, the manifest and the version's record."""
+    """What of a child's result goes into the job's output, the manifest and the version's record.
+
+    At most 50 of the columns left out are named; `ignored_count` tells how many there are.
+    """
     test = dict(result["test"])
     if len(test.get("confusion", ())) > MOST_CLASSES_TOLD:
         del test["confusion"], test["classes"]
-    names = ("task", "rows", "ignored_columns", "training", "export", "parity", "seconds")
-    return {"metrics": test, **{name: result[name] for name in names}}
+    ignored = result["ignored_columns"]
+    names = ("task", "rows", "training", "export", "parity", "seconds")
+    return {
+        "metrics": test,
+        **{name: result[name] for name in names},
+        "ignored_columns": dict(itertools.islice(ignored.items(), MOST_IGNORED_TOLD)),
+        "ignored_count": len(ignored),
+    }
+
+
+def example_of(result: dict[str, Any]) -> dict[str, Any]:
+    """The example input for the version's record as `{"example": ...}`, or nothing when it is large."""
+    example = result["example"]
+    return {"example": example} if len(msgspec.json.encode(example)) <= MOST_EXAMPLE_BYTES else {}

@@ -28,6 +28,7 @@ from workers import checkpoints
 from workers.training_files import (
     CheckpointUploader,
     LocalDataset,
+    example_of,
     fetch_checkpoint,
     fetch_dataset,
     store_version,
@@ -296,7 +297,7 @@ class TrainingJob:
             version_id=version_id,
             prefix=self._prefix,
             signature=(out / "signature.json").read_text(),
-            metrics=msgspec.json.encode({**told, "example": result["example"]}).decode(),
+            metrics=msgspec.json.encode({**told, **example_of(result)}).decode(),
         )
         output = msgspec.json.encode({"version": f"{owner}/{name}:{version_id}", **told})
         return self._report(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -47,6 +48,8 @@ from workers.recipes.loop import (
 from workers.recipes.mlp import Mlp
 from workers.training_protocol import Canceled, Control, Stopped, TimeLimit, TrainingSpec
 
+#: Columns left out that the log names.
+MOST_IGNORED_LOGGED = 50
 #: Least seconds between two progress events; the last of a phase always goes out.
 PROGRESS_S = 0.25
 #: Below this many numbers in a batch a second thread costs more than it brings.
@@ -304,8 +307,10 @@ class TrainingRun:
             f"{len(dataset.rows)} rows ({dataset.dropped} left out), {what}; "
             f"{len(parts.train)} to train, {len(parts.validation)} to validate, {len(parts.test)} to test"
         )
-        for name, why in dataset.ignored.items():
+        for name, why in itertools.islice(dataset.ignored.items(), MOST_IGNORED_LOGGED):
             self.log(f"column {name!r} is not used: {why}")
+        if len(dataset.ignored) > MOST_IGNORED_LOGGED:
+            self.log(f"{len(dataset.ignored) - MOST_IGNORED_LOGGED} more columns are not used; metrics.json has all")
 
     def log(self, line: str) -> None:
         """A line for the training's log."""

@@ -20,7 +20,8 @@ from workers import checkpoints
 
 #: epochs -> what the child does instead of ending well.
 BEHAVIOURS = {1: "end well", 2: "crash", 3: "ignore everything", 4: "run until told", 5: "checkpoint, then wait",
-              6: "user error", 7: "passing error", 8: "crash in the first attempt, with a checkpoint"}  # fmt: skip
+              6: "user error", 7: "passing error", 8: "crash in the first attempt, with a checkpoint",
+              9: "learn from very many columns"}  # fmt: skip
 
 
 def main() -> None:
@@ -93,7 +94,11 @@ def write_result(send, spec) -> None:
     (out / "metrics.json").write_text("{}")
     told = {"task": "regression", "test": {"mae": 0.5}, "rows": {"total": 9}, "training": {"device": "cpu"}}
     told |= {"export": {"bytes": 10}, "parity": {"passed": True}, "options": {"seed": 0}, "example": {"a": 1}}
-    send("result", **told, ignored_columns={}, seconds={}, versions={})
+    ignored = {}
+    if BEHAVIOURS[spec["input"]["epochs"]] == "learn from very many columns":
+        told["example"] = {f"column {number}": 0.5 for number in range(400)}
+        ignored = {f"left out {number}": "no values" for number in range(60)}
+    send("result", **told, ignored_columns=ignored, seconds={}, versions={})
 
 
 with contextlib.suppress(BrokenPipeError):

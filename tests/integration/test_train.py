@@ -26,7 +26,7 @@ from workers.training_process import TrainingProcess
 
 ME = "me"
 STUB = (sys.executable, str(Path(__file__).with_name("stub_child.py")))
-WELL, CRASH, IGNORE, UNTIL_TOLD, CHECKPOINT, USER_ERROR, PASSING_ERROR, CRASH_ONCE = range(1, 9)
+WELL, CRASH, IGNORE, UNTIL_TOLD, CHECKPOINT, USER_ERROR, PASSING_ERROR, CRASH_ONCE, WIDE = range(1, 10)
 
 
 @pytest.fixture
@@ -135,6 +135,17 @@ def test_a_training_publishes_a_version_that_names_its_dataset_and_options(core,
     assert core.artifacts.read_bytes(f"{version.prefix}/model.onnx") == b"not really"
     names = [name for name, _ in told(core, job.id) if name != "progress"]
     assert names[:2] == ["log", "metric"]
+
+
+def test_a_very_wide_table_does_not_fill_the_records_that_every_list_reads(core, start_worker):
+    start_worker()
+    narrow, wide = (wait(core, submit(core, behaviour)) for behaviour in (WELL, WIDE))
+    small, large = (core.registry.version(ME, "me", "made", number) for number in "12")
+    assert (small.training, large.training) == (narrow.id, wide.id)
+    assert json.loads(small.metrics)["example"] == {"a": 1}
+    assert "example" not in json.loads(large.metrics)
+    output = json.loads(wide.output or b"")
+    assert (len(output["ignored_columns"]), output["ignored_count"]) == (50, 60)
 
 
 def test_an_error_of_the_users_fails_at_once_with_its_code_and_sentence(core, start_worker):
