@@ -33,6 +33,8 @@ LOOK_S = 0.2
 #: Seconds of silence after which the connection is tried.
 PING_S = 5.0
 RECONNECT_S = 0.1
+#: Seconds between two log lines about a refused subscription.
+SAY_AGAIN_S = 30.0
 CHUNK = 64 * 1024
 
 Command = tuple[Any, ...]
@@ -96,6 +98,9 @@ class LoopRedis:
         self._heard_at = 0.0
         self._tls = False
         self._running = 0
+        #: The first answer on a connection is the subscription's; until it came nobody else's is expected.
+        self._subscribed = False
+        self._refused_at = float("-inf")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: Any = None
         self._reader: Any = None
@@ -205,6 +210,11 @@ class LoopRedis:
         if isinstance(answer, hiredis.PushNotification):
             self._hear(*answer[::2])
             return
+        if not self._subscribed:
+            # A subscription that succeeds is told as a message. This is no answer to any waiting one.
+            raise self._refused(answer)
+        if not self._waiting:
+            raise Disconnected("Redis answered what nobody asked")
         first = self._waiting[0]
         first.answers.append(answer)
         if len(first.answers) == first.wanted:
@@ -216,9 +226,22 @@ class LoopRedis:
         if kind == b"message":
             self._hub.wake(content.decode())
         elif kind == b"subscribe":
+            self._subscribed = True
             # What was told while nobody listened is lost: who waits looks again.
             self._hub.listening = True
             self._hub.wake_all()
+
+    def _refused(self, answer: Any) -> RedisError:
+        if time.monotonic() - self._refused_at > SAY_AGAIN_S:
+            self._refused_at = time.monotonic()
+            log.error(
+                "Redis refuses the subscription; allow this user SUBSCRIBE and the channel (ACL SETUSER ... +subscribe "
+                "&<channel>)",
+                action="redis_subscribe",
+                channel=self._hub.channel,
+                answer=str(answer)[:200],
+            )
+        return Disconnected(f"Redis refuses the subscription: {answer}")
 
     # -- connecting ----------------------------------------------------------------------------------
 
@@ -252,6 +275,7 @@ class LoopRedis:
             notEnoughData=_NOTHING,
         )
         self._connection = connection
+        self._subscribed = False
         self._tls = isinstance(connection._sock, ssl.SSLSocket)  # noqa: SLF001
         self._loop.add_reader(connection._sock, self._read)  # noqa: SLF001
         self._unsent += connection.pack_command("SUBSCRIBE", self._hub.channel)

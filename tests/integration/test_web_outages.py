@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -13,10 +14,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+import redis as redis_py
 from web_service import KEY, WebService, web_service
 
+from coatcheck.connections import connect
 from coatcheck.embedded_redis import EmbeddedRedis
 from coatcheck.settings import Settings
+from web.loop_redis import LoopCalls, LoopRedis
+from web.waits import Hub
 
 
 class OwnRedis:
@@ -153,6 +158,45 @@ def test_redis_that_may_not_write_is_a_503_on_every_route(service, forbid, allow
         assert answer.status_code == 503, (answer.request.url, answer.text)
         assert (answer.json()["code"], "retry-after" in answer.headers) == ("store_unavailable", True)
     assert until_ok(service.predict).status_code == 201
+
+
+def test_refused_subscription_is_told_and_never_shifts_an_answer(own_redis, capsys):
+    admin = redis_py.Redis.from_url(own_redis.server.url)
+    admin.execute_command("ACL", "SETUSER", "limited", "on", ">pw", "~*", "+@all", "resetchannels")
+    admin.mset({f"k{number}": number for number in range(20)})
+    client = connect(own_redis.server.url.replace("unix://", "unix://limited:pw@"))
+    hub = Hub("channel", 10)
+    carrier, calls = LoopRedis(client, hub), LoopCalls(client)
+
+    async def ask(number):
+        try:
+            return await carrier.run(calls.call, "GET", f"k{number}") == b"%d" % number
+        except redis_py.exceptions.ConnectionError:
+            return None
+
+    async def ask_many():
+        return await asyncio.gather(*(ask(number) for number in range(20)))
+
+    async def go():
+        carrier.start(asyncio.get_running_loop())
+        refused = []
+        for _ in range(10):
+            refused += await ask_many()
+            await asyncio.sleep(0.02)
+        assert not hub.listening
+        admin.execute_command("ACL", "SETUSER", "limited", "&channel")
+        end = time.monotonic() + 5
+        while not hub.listening:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.02)
+        allowed = await ask_many()
+        carrier.stop()
+        return refused, allowed
+
+    refused, allowed = asyncio.run(go())
+    assert set(refused) <= {True, None}
+    assert allowed == [True] * 20
+    assert capsys.readouterr().out.count("redis_subscribe") == 1
 
 
 def test_accepted_wait_is_answered_with_its_id_when_redis_goes_away(service, own_redis):
