@@ -43,12 +43,25 @@ class Accounts:
         self._checked: dict[str, tuple[float, Key | None]] = {}
 
     def ensure(self, account: str, key: str) -> Key:
-        """Make the account and let `key` be an admin key of it, if they are not there yet."""
-        self._client.hsetnx(keys.account(account), "created", str(int(time.time() * 1000)))
-        self._client.hsetnx(keys.account(account), "webhook_secret", _new_webhook_secret())
-        digest = _digest(key)
+        """Make the account, if it is not there yet, and let `key` be its first admin key.
+
+        The key that was it before is revoked: processes that remember it take it for at most five seconds more.
+        """
+        named, digest = keys.account(account), _digest(key)
         record: dict[Any, Any] = {"id": digest[:8], "account": account, "scopes": " ".join(sorted(ADMIN_SCOPES))}
-        self._client.hset(keys.api_key(digest), mapping=record)
+
+        def put(pipeline: Any) -> None:
+            before = cast(bytes | None, pipeline.hget(named, "admin_key"))
+            pipeline.multi()
+            pipeline.hsetnx(named, "created", str(int(time.time() * 1000)))
+            pipeline.hsetnx(named, "webhook_secret", _new_webhook_secret())
+            if before is not None and before.decode() != digest:
+                pipeline.delete(keys.api_key(before.decode()))
+            pipeline.hset(named, "admin_key", digest)
+            pipeline.hset(keys.api_key(digest), mapping=record)
+
+        # Run anew when another process does the same at this moment: one key of the two is left.
+        self._client.transaction(put, named)
         return Key(id=digest[:8], account=account, scopes=ADMIN_SCOPES)
 
     def authenticate(self, key: str) -> Key:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis as redis_py
@@ -58,6 +60,35 @@ def test_revoked_key_is_refused_after_five_seconds_at_most(accounts, redis, monk
     monkeypatch.setattr(time, "monotonic", lambda: clock + 5.1)
     with pytest.raises(Unauthenticated):
         accounts.authenticate("a-key-of-twenty-characters")
+
+
+def test_first_key_that_was_replaced_is_refused_after_five_seconds_at_most(accounts, redis, monkeypatch):
+    accounts.ensure("ann", "a-key-of-twenty-characters")
+    accounts.authenticate("a-key-of-twenty-characters")
+    Accounts(redis).ensure("ann", "another-key-of-20-characters")  # another process starts with it
+    with pytest.raises(Unauthenticated):
+        Accounts(redis).authenticate("a-key-of-twenty-characters")
+    clock = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: clock + 5.1)
+    with pytest.raises(Unauthenticated):
+        accounts.authenticate("a-key-of-twenty-characters")
+    assert accounts.authenticate("another-key-of-20-characters").account == "ann"
+
+
+def test_first_key_that_is_kept_stays_valid(accounts):
+    for _ in range(2):
+        accounts.ensure("ann", "a-key-of-twenty-characters")
+        accounts.ensure("bob", "the-key-of-somebody-else")
+    assert accounts.authenticate("a-key-of-twenty-characters").account == "ann"
+    assert accounts.authenticate("the-key-of-somebody-else").account == "bob"
+
+
+def test_many_processes_that_start_with_new_keys_leave_one_valid(redis):
+    names = [f"key-number-{number}-of-twenty" for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: Accounts(redis).ensure("ann", name), names))
+    valid = [name for name in names if redis.exists(f"q:{{c}}:key:{hashlib.sha256(name.encode()).hexdigest()}")]
+    assert len(valid) == 1
 
 
 def test_guesses_do_not_fill_memory(accounts, monkeypatch):
