@@ -29,6 +29,8 @@ from coatcheck.errors import CoatcheckError, InvalidInput, TooLarge
 from coatcheck.logs import configure_logs
 from coatcheck.process_death import die_with_parent
 from coatcheck.settings import Settings
+from coatcheck.store import JobStore
+from coatcheck.sweeper import Sweeper
 from web.app import create_app
 from web.bodies import Pipe, SlowBody, gather, read_whole
 from web.errors import answer_error, answer_redis, answer_surprise, problem_answer
@@ -59,6 +61,7 @@ class Shell:
         stats: counts requests.
         redis: carries the store's calls of requests on the loop; None lets them block it.
         on_start: called with the loop when it is about to run.
+        on_stop: called when the shell is closed.
     """
 
     def __init__(
@@ -70,12 +73,14 @@ class Shell:
         *,
         redis: LoopRedis | None = None,
         on_start: Callable[[asyncio.AbstractEventLoop], object] = lambda _loop: None,
+        on_stop: Callable[[], object] = lambda: None,
     ) -> None:
         self._app = app
         self._redis = redis
         self._hub = hub
         self._stats = stats
         self._on_start = on_start
+        self._on_stop = on_stop
         self._json_limit = settings.json_limit_bytes
         # A larger input is written to storage, which the loop must not do.
         self._inline_limit = min(INLINE_BODY, settings.inline_limit_bytes)
@@ -115,6 +120,7 @@ class Shell:
             self._redis.stop()
         self._slow.shutdown(wait=False, cancel_futures=True)
         self._uploads.shutdown(wait=False, cancel_futures=True)
+        self._on_stop()
 
     async def __rsgi__(self, scope: Any, proto: Proto) -> None:
         """Granian: one request."""
@@ -249,6 +255,9 @@ def create() -> Shell:
     stats = HttpStats()
     hub = Hub(keys.web_channel(secrets.token_hex(6)), settings.max_waits)
     app = create_app(core, stats)
+    # Jobs must end in time also where no worker lives. Over a client of its own: the core's calls are the loop's.
+    sweeper = Sweeper(JobStore(connect(settings.effective_redis_url)), core.artifacts)
+    sweeper.start()
     return Shell(
         app,
         hub,
@@ -256,4 +265,5 @@ def create() -> Shell:
         stats,
         redis=LoopRedis(client, hub),
         on_start=lambda loop: report_always(loop, core, stats, hub),
+        on_stop=sweeper.stop,
     )

@@ -252,6 +252,14 @@ def test_killed_web_process_is_replaced_and_its_jobs_go_on(service):
         assert service.client.get(job["urls"]["get"], params={"wait": 5}).json()["output"] == {"value": 23}
 
 
+def test_job_expires_in_time_though_no_worker_lives(own_redis, tmp_path):
+    settings = Settings(home=tmp_path / "home", redis_url=own_redis.server.url)
+    with web_service(settings, queue_ttl_s=1) as service:
+        job = service.predict().json()
+        told = service.client.get(job["urls"]["get"], params={"wait": 15}).json()
+        assert (told["state"], told["id"]) == ("expired", job["id"])
+
+
 def test_web_processes_die_with_their_parent(service):
     workers = children(service.process.pid)
     service.process.kill()
