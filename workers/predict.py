@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -49,6 +49,8 @@ TURN_BATCHES = 8
 TURN_S = 0.2
 #: Every so many claims from a version's queue the lane of later attempts goes first.
 SOLO_EVERY = 2
+#: A queue forgotten is taken for one that was never served.
+REMEMBERED_QUEUES = 1000
 RECONNECT_S = 0.1
 #: A claim that timed out may still lie unread in a frozen Redis: what it takes is looked for this long.
 LATE_CLAIM_S = 2.0
@@ -56,6 +58,14 @@ LATE_CLAIM_S = 2.0
 FINISH_S = 5.0
 
 log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Turns:
+    """What a queue had: how many claims, and when the last that brought something (monotonic seconds)."""
+
+    claims: int = 0
+    served: float = 0.0
 
 
 class PredictLoop:
@@ -86,13 +96,14 @@ class PredictLoop:
         )
         self.leases = HeldLeases(core.store, core.settings, node, self._figures)
         self._provider = provider
-        self._claims: Counter[str] = Counter()
+        self._claims = 0
+        self._turns: dict[str, _Turns] = {}
         self._batches = 0
         self._jobs = {"succeeded": 0, "failed": 0, "fenced": 0}
-        self._served: dict[str, float] = {}
         #: The reply of a claim may be lost: what it took is ours in Redis and nowhere else.
         self._reply_lost = False
         self._look_again_until = 0.0
+        self._told_outage = False
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -101,11 +112,14 @@ class PredictLoop:
             try:
                 self._hand_back_unheld()
                 queue: str | None = self._wait_for_work()
+                self._told_outage = False
                 while queue is not None and not self._stopping.is_set():
                     queue = self._drain(queue)
                     self._hand_back_unheld()
             except (Unavailable, ConnectionError, redis.RedisError) as error:
-                log.warning("worker waits for Redis", action="claim", cause=str(error))
+                if not self._told_outage:
+                    log.warning("worker waits for Redis", action="claim", cause=str(error))
+                self._told_outage = True
                 self._start_over()
             except Exception:
                 log.exception("drain failed", action="drain")
@@ -126,7 +140,7 @@ class PredictLoop:
                 return self._next_queue(reply)
             if queue != reply.queue:
                 queue, started, batches, turn_over = reply.queue, time.monotonic(), 0, False
-            self._served[queue] = time.monotonic()
+            self._turns_of(queue).served = time.monotonic()
             done = self._run(queue, reply.jobs)
             batches += 1
             if turn_over and reply.other_queues:
@@ -137,7 +151,9 @@ class PredictLoop:
         request = None
         if queue is not None and not self._stopping.is_set():
             # Counted for each queue: two queues that take turns would else meet the same lane every time.
-            self._claims[queue] += 1
+            turns = self._turns_of(queue)
+            turns.claims += 1
+            self._claims += 1
             request = ClaimRequest(
                 kind=KIND,
                 queue=queue,
@@ -145,7 +161,7 @@ class PredictLoop:
                 lease_ms=int(self._settings.predict_lease_s * 1000),
                 most_rows=self._settings.batch_rows,
                 most_bytes=self._settings.batch_bytes,
-                solo_first=self._claims[queue] % SOLO_EVERY == 1,
+                solo_first=turns.claims % SOLO_EVERY == 1,
             )
         if not done and request is None:
             return None
@@ -220,7 +236,17 @@ class PredictLoop:
 
     def _next_queue(self, reply: ClaimReply | None) -> str | None:
         others = reply.other_queues if reply is not None else []
-        return min(others, key=lambda queue: self._served.get(queue, 0.0)) if others else None
+        return min(others, key=self._last_served) if others else None
+
+    def _last_served(self, queue: str) -> float:
+        turns = self._turns.get(queue)
+        return turns.served if turns is not None else 0.0
+
+    def _turns_of(self, queue: str) -> _Turns:
+        turns = self._turns[queue] = self._turns.pop(queue) if queue in self._turns else _Turns()
+        if len(self._turns) > REMEMBERED_QUEUES:
+            del self._turns[next(iter(self._turns))]  # the one longest unused
+        return turns
 
     def _start_over(self) -> None:
         # Nothing is in hand any more: neither what a lost reply may have claimed nor what could not be reported.
@@ -254,7 +280,7 @@ class PredictLoop:
     def _figures(self) -> dict[str, Any]:
         return {
             "provider": self._provider,
-            "claims": self._claims.total(),
+            "claims": self._claims,
             "batches": self._batches,
             "runs": self._runner.runs,
             "rows": self._runner.rows,
