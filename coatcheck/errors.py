@@ -5,7 +5,6 @@ CoatcheckError
     RedisUnfit
     InvalidInput
         UnknownField
-        UnsupportedFile
     Unauthenticated
     Forbidden
     NotFound
@@ -71,12 +70,6 @@ class UnknownField(InvalidInput):
     """The request has a field that does not exist here."""
 
     code = "unknown_field"
-
-
-class UnsupportedFile(InvalidInput):
-    """The file is not of a format that is read here."""
-
-    code = "unsupported_file"
 
 
 class Unauthenticated(CoatcheckError):

@@ -25,7 +25,6 @@ CONTENT_TYPE = "application/problem+json"
 STATUS: dict[type[errors.CoatcheckError], HTTPStatus] = {
     errors.CoatcheckError: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.InvalidInput: HTTPStatus.UNPROCESSABLE_ENTITY,
-    errors.UnsupportedFile: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
     errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.NotFound: HTTPStatus.NOT_FOUND,

@@ -56,12 +56,6 @@ def decode_values(signature: Signature, values: Sequence[Sequence[Any]], read_fi
     return columns
 
 
-def decode_many(signature: Signature, instances: Sequence[Mapping[str, Any]], read_file: ReadFile) -> Floats:
-    """The same for rows as mappings from input name to value, already checked against the signature."""
-    names = [item.name for item in signature.inputs]
-    return decode_values(signature, [[row[name] for name in names] for row in instances], read_file)
-
-
 def _images(item: ImageInput, images: Sequence[Any], read_file: ReadFile) -> Floats:
     if item.channels == 1 and not any(isinstance(image, str) for image in images):
         try:  # the usual case, one conversion for all rows

@@ -19,7 +19,7 @@ from coatcheck.signature import (
     Tensor,
     validate_input,
 )
-from workers.decoding import decode_many, decode_values, encode_outputs, encode_values
+from workers.decoding import decode_values, encode_outputs, encode_values
 
 
 def signature(*inputs, task="classification", classes=("a", "b"), targets=("y",)) -> Signature:
@@ -50,7 +50,9 @@ def encoded(image: Image.Image, kind: str = "PNG", **more) -> bytes:
 
 
 def decode(one: Signature, *instances) -> np.ndarray:
-    return decode_many(one, list(instances), FILES.__getitem__)
+    """The graph's input for rows given as mappings from input name to value."""
+    names = [item.name for item in one.inputs]
+    return decode_values(one, [[row[name] for name in names] for row in instances], FILES.__getitem__)
 
 
 def test_table_rows_become_numbers_positions_and_flags():
