@@ -44,11 +44,15 @@ class Sweeper:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
+        waits = False  # an outage is told once
         while not self._stop.wait(SWEEP_PERIOD_S * (0.75 + 0.5 * random.random())):  # noqa: S311 - jitter
             try:
                 self.sweep_once()
+                waits = False
             except (Unavailable, redis.RedisError) as error:
-                log.warning("sweep waits for Redis", action="sweep", cause=str(error))
+                if not waits:
+                    log.warning("sweep waits for Redis", action="sweep", cause=str(error))
+                waits = True
             except Exception:
                 log.exception("sweep failed", action="sweep")
 

@@ -83,6 +83,7 @@ class HeldLeases:
     def _run(self) -> None:
         beat_s = self._settings.predict_heartbeat_s
         next_report = 0.0
+        waits = False  # an outage is told once
         while not self._stop.wait(min(beat_s, 0.5)):
             try:
                 now = time.monotonic()
@@ -91,8 +92,11 @@ class HeldLeases:
                 if now >= next_report:
                     liveness.report(self._store.client, self._node, self._all_figures())
                     next_report = now + liveness.REPORT_PERIOD_S
+                    waits = False
             except (Unavailable, redis.RedisError) as error:
-                log.warning("heartbeat waits for Redis", action="heartbeat", cause=str(error))
+                if not waits:
+                    log.warning("heartbeat waits for Redis", action="heartbeat", cause=str(error))
+                waits = True
             except Exception:
                 log.exception("heartbeat failed", action="heartbeat")
 

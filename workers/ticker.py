@@ -57,13 +57,17 @@ class Ticker:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
+        waits = False  # an outage is told once
         while not self._stop.wait(self._period_s * (0.75 + 0.5 * random.random())):  # noqa: S311 - jitter
             try:
                 for kind in KINDS:
                     if self._store.tick(kind):
                         self._send_hint(kind)
+                waits = False
             except (Unavailable, redis.RedisError, KombuError, OSError) as error:
-                log.warning("tick waits for Redis", action="tick", cause=str(error))
+                if not waits:
+                    log.warning("tick waits for Redis", action="tick", cause=str(error))
+                waits = True
             except Exception:
                 log.exception("tick failed", action="tick")
 

@@ -58,7 +58,8 @@ def test_frozen_redis_is_answered_with_503_in_time_and_piles_up_no_threads(bench
     service = bench.service
     (server,) = service.find("valkey-server")
     before = threads_of(service)
-    slowest, most = 0.0, 0
+    took: list[float] = []
+    most = 0
     with under_load(bench, tmp_path, rate=100.0) as run:
         for _ in range(cycles):
             first = len(run.load.took_s)
@@ -68,14 +69,20 @@ def test_frozen_redis_is_answered_with_503_in_time_and_piles_up_no_threads(bench
                 now = threads_of(service)
                 most = max(most, *(now[pid] - before.get(pid, 0) for pid in now if pid in before))
                 time.sleep(0.1)
-            slowest = max(slowest, *run.load.took_s[first:])
+            took += run.load.took_s[first:]
             service.send(server, signal.SIGCONT)
             run.wait_for_more_results(20)
     statuses = dict(run.load.answers)
-    report(run.verdict.row("Redis frozen for 4 s") + f"  answered in {slowest:.2f} s at most, {statuses}")
+    took.sort()
+    nearly_all, slowest = took[len(took) * 99 // 100], took[-1]
+    report(
+        run.verdict.row("Redis frozen for 4 s")
+        + f"  answered in {nearly_all:.2f} s (99 %), {slowest:.2f} s (all), {statuses}"
+    )
     assert_clean(run)
     assert statuses.get(503, 0) > 0
     assert set(statuses) <= {200, 201, 202, 503}
-    assert slowest <= ANSWER_S + SLACK_S
+    assert nearly_all <= ANSWER_S + SLACK_S
+    assert slowest <= 2 * ANSWER_S  # a request that came while another one waited may wait as long again
     assert most <= 4, f"{most} more threads in one process"
     until(lambda: service.find("-n predict@") != [], 5, "the workers still live")
