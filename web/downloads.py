@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import BinaryIO
 from urllib.parse import quote
 
 from flask import Response, request
 
-from coatcheck.errors import InvalidInput
-from web.requests import SendFile, after, loop
+from web.errors import problem_answer
+from web.requests import SendFile, after, loop, request_id
 
 CHUNK = 256 * 1024
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
@@ -20,11 +21,7 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 def send_file(
     open_file: Callable[[], BinaryIO], *, size: int, sha256: str, content_type: str, filename: str
 ) -> Response:
-    """The file, or the range that was asked for, or 304 when the client has it.
-
-    Raises:
-        InvalidInput: the range lies outside the file.
-    """
+    """The file, or the range that was asked for; 304 when the client has it, 416 when the range lies outside."""
     etag = f'"{sha256}"'
     headers = {
         "ETag": etag,
@@ -38,6 +35,8 @@ def send_file(
     if etag in request.headers.get("If-None-Match", ""):
         return Response(status=304, headers=headers)
     start, stop = _range(size, etag)
+    if start >= stop and size:
+        return _no_such_range(size)
     status = 200
     if (start, stop) != (0, size):
         status = 206
@@ -53,16 +52,23 @@ def send_file(
 
 
 def _range(size: int, etag: str) -> tuple[int, int]:
+    """First byte and the one behind the last; nothing between them where the range lies outside."""
     header = request.headers.get("Range")
     match = _RANGE.fullmatch(header.strip()) if header else None
     if match is None or request.headers.get("If-Range", etag) != etag or not (match[1] or match[2]):
         return 0, size
     if not match[1]:
         return max(0, size - int(match[2])), size
-    start, stop = int(match[1]), min(int(match[2]) + 1 if match[2] else size, size)
-    if start >= size or start >= stop:
-        raise InvalidInput(f"Range is {header!r}; the file has {size} bytes", field="Range")
-    return start, stop
+    if match[2] and int(match[2]) < int(match[1]):
+        return 0, size  # no range at all, so it is not looked at
+    return int(match[1]), min(int(match[2]) + 1 if match[2] else size, size)
+
+
+def _no_such_range(size: int) -> Response:
+    status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+    detail = f"Range is {request.headers['Range'][:80]!r}; the file has {size} bytes"
+    body, headers = problem_answer(status, detail, "no_such_range", field="Range", rid=request_id())
+    return Response(body, int(status), {**headers, "Content-Range": f"bytes */{size}"})
 
 
 def _parts(stream: BinaryIO, start: int, stop: int) -> Iterator[bytes]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import msgspec
 import redis
 from flask import Blueprint, Response
@@ -16,6 +19,8 @@ routes = Blueprint("health", __name__)
 
 #: Kinds of worker that must live before the service is ready.
 NEEDED = ("predict", "train", "io")
+#: Seconds for which a look at everything is told again.
+KEPT_S = 1.0
 
 
 class Check(msgspec.Struct):
@@ -58,8 +63,28 @@ def healthz() -> Response:
 @off_loop
 def readyz() -> Response:
     """200 when Redis, storage and a worker of each kind are there, else 503; each is named."""
-    found = readiness(core())
+    found = _RECENT.of(core())
     return json_response(msgspec.json.encode(found), 200 if found.ready else 503)
+
+
+class _Recent:
+    """The last look, for those who ask again within `KEPT_S`: anyone may ask, and a look writes to storage."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: tuple[Core, float, Readiness] | None = None
+
+    def of(self, app_core: Core) -> Readiness:
+        """What was found for this core a moment ago, or is found now; one looks at a time."""
+        with self._lock:
+            known = self._found
+            if known is None or known[0] is not app_core or time.monotonic() - known[1] > KEPT_S:
+                found = readiness(app_core)
+                known = self._found = (app_core, time.monotonic(), found)
+            return known[2]
+
+
+_RECENT = _Recent()
 
 
 def readiness(app_core: Core) -> Readiness:

@@ -178,7 +178,7 @@ class Shell:
             return await self._upload(environ, proto, length)
         if length is not None and length > self._json_limit:
             raise TooLarge(f"The body has {length} bytes; this route takes at most {self._json_limit}")
-        body = await (gather(proto, self._json_limit) if length is None else read_whole(proto))
+        body = await (gather(proto, self._json_limit) if length is None else read_whole(proto, length))
         environ[BODY] = body
         environ["wsgi.input"] = io.BytesIO(body)
         environ["CONTENT_LENGTH"] = str(len(body))

@@ -348,6 +348,29 @@ def train_as(service, file, headers):
     return service.client.post("/v1/models/catalog/mlp/versions/1/trainings", json=body, headers=headers)
 
 
+@pytest.mark.parametrize(
+    ("asked", "status", "told", "content"),
+    [
+        ("bytes=2-4", 206, "bytes 2-4/10", b"234"),
+        ("bytes=-3", 206, "bytes 7-9/10", b"789"),
+        ("bytes=8-99", 206, "bytes 8-9/10", b"89"),
+        ("bytes=-99", 200, None, b"0123456789"),
+        ("bytes=5-2", 200, None, b"0123456789"),
+        ("bytes=-0", 416, "bytes */10", None),
+        ("bytes=10-", 416, "bytes */10", None),
+        ("bytes=99-120", 416, "bytes */10", None),
+    ],
+)
+def test_range_is_sent_or_refused_with_the_size(service, asked, status, told, content):
+    file = service.upload(b"0123456789").json()
+    answer = service.client.get(file["urls"]["content"], headers={"Range": asked})
+    assert (answer.status_code, answer.headers.get("content-range")) == (status, told)
+    if content is None:
+        problem(answer, 416, "Range")
+    else:
+        assert answer.content == content
+
+
 def test_uploaded_page_is_never_run_as_ours(service):
     file = service.client.post("/v1/files", files={"content": ("x.html", b"<script>1</script>", "text/html")}).json()
     answer = service.client.get(file["urls"]["content"])

@@ -20,7 +20,7 @@ from coatcheck.connections import connect
 from coatcheck.core import open_core
 from coatcheck.errors import JobNotFound
 from coatcheck.settings import Settings
-from web import auth, bodies, holding
+from web import auth, bodies, health, holding
 from web.app import create_app
 from web.errors import problem_answer, register
 from web.metrics import HttpStats, _figure_lines
@@ -449,6 +449,38 @@ def test_body_that_comes_too_slowly_is_a_408(bench, monkeypatch, length):
     proto = run(made.post("/thread", [], length=length, proto=Proto([b"x"] * 100, pause_s=0.05)))
     assert proto.status == 408
     assert json.loads(proto.body)["code"] == "too_slow"
+
+
+@pytest.mark.parametrize("length", [400_000, -1])
+def test_large_body_that_keeps_the_pace_may_take_longer_than_the_grace(bench, monkeypatch, length):
+    monkeypatch.setattr(bodies, "GRACE_S", 0.1)
+    made = bench()
+    thread_of(made)
+    proto = Proto([b"x" * 10_000] * 40, pause_s=0.01)
+    assert run(made.post("/thread", [], length=length, proto=proto)).status == 200
+
+
+def test_time_the_reader_takes_is_not_counted_as_the_clients(bench, monkeypatch):
+    monkeypatch.setattr(bodies, "GRACE_S", 0.2)
+    made = bench()
+
+    @made.app.post("/upload")
+    def upload():
+        time.sleep(0.5)  # a slow disk, while the pipe is full
+        return json_response(str(len(request.environ["wsgi.input"].read())).encode())
+
+    parts = [b"x"] * (bodies.AHEAD * 3)
+    assert run(made.post("/upload", parts, kind="multipart/form-data")).body == b"%d" % len(parts)
+
+
+def test_readiness_is_looked_at_once_a_second_however_many_ask(monkeypatch):
+    looks = []
+    monkeypatch.setattr(health, "readiness", lambda _core: looks.append(1) or len(looks))
+    recent, core, other = health._Recent(), object(), object()
+    assert [recent.of(core) for _ in range(5)] == [1] * 5
+    assert recent.of(other) == 2
+    monkeypatch.setattr(health, "KEPT_S", -1.0)
+    assert recent.of(other) == 3
 
 
 def test_length_that_is_no_number_is_refused(bench):
