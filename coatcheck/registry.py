@@ -15,9 +15,10 @@ import redis
 
 from coatcheck import catalog, keys
 from coatcheck.errors import Forbidden, InvalidInput, ModelExists, ModelInUse, ModelNotFound, VersionNotFound
-from coatcheck.settings import NAME_PATTERN
+from coatcheck.settings import is_name
 from coatcheck.signature import Signature
 
+#: First path words of other dialects and of ours, so no model may be called so.
 RESERVED_NAMES = frozenset({"catalog", "stats", "ready", "config", "infer", "versions", "trace"})
 REMEMBERED_S = 5.0
 REMEMBERED_VERSIONS = 1000
@@ -262,7 +263,9 @@ class Registry:
 
 def check_name(name: str, field: str) -> None:
     """Refuse a model name that the naming rules exclude. Raises InvalidInput."""
-    if not NAME_PATTERN.fullmatch(name) or "--" in name or name in RESERVED_NAMES:
+    if name in RESERVED_NAMES:
+        raise InvalidInput(f"{field} is {name!r}, which is reserved; expected another name", field=field)
+    if not is_name(name):
         raise InvalidInput(
             f"{field} is {name[:80]!r}; expected 1 to 64 lower-case letters, digits, . _ - "
             "that begin and end with a letter or digit, without --",

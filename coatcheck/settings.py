@@ -21,7 +21,12 @@ PREFIX = "COATCHECK_"
 #: Kubernetes adds these for a Service named "coatcheck"; they are nobody's typing error.
 KUBERNETES_PREFIXES = ("COATCHECK_SERVICE_", "COATCHECK_PORT_")
 
-NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
+_NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
+
+
+def is_name(text: str) -> bool:
+    """True for what an account or a model may be called: 1 to 64 of a-z 0-9 . _ - within the naming rules."""
+    return _NAME_PATTERN.fullmatch(text) is not None and "--" not in text
 
 
 def _number(default: float, low: float, high: float) -> Any:
@@ -193,7 +198,7 @@ def _check(settings: Settings) -> None:
         len(settings.api_key) < 20 or not settings.api_key.isprintable() or " " in settings.api_key
     ):
         raise SettingsError("COATCHECK_API_KEY needs 20 or more printable characters without spaces")
-    if not NAME_PATTERN.fullmatch(settings.account) or "--" in settings.account or settings.account == "catalog":
+    if not is_name(settings.account) or settings.account == "catalog":
         raise SettingsError(f"COATCHECK_ACCOUNT is {settings.account!r}; expected lower-case letters, digits, . _ -")
     for name in ("redis_url", "broker_url"):
         scheme = urlsplit(getattr(settings, name)).scheme

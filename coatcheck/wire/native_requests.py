@@ -16,12 +16,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from coatcheck.errors import InvalidInput
-from coatcheck.settings import NAME_PATTERN
+from coatcheck.settings import is_name
 
 #: Events a webhook can be told; `completed` is the only one that is always sent.
 WEBHOOK_EVENTS = ("start", "output", "logs", "completed")
-#: First path words of other dialects and of ours, so no owner or model may be called so.
-RESERVED_NAMES = frozenset({"catalog", "stats", "ready", "config", "infer", "versions", "trace"})
 #: Versions are 64 hex digits; a prefix is not one.
 VERSION_ID = re.compile(r"[0-9a-f]{64}")
 LONGEST_URL = 2048
@@ -151,28 +149,13 @@ def parse_model_name(text: str, field: str) -> str:
         InvalidInput: it is not of that form; `field` is blamed.
     """
     owner, slash, name = text.partition("/")
-    if not slash or not _is_name(owner) or not _is_name(name):
+    if not slash or not is_name(owner) or not is_name(name):
         raise InvalidInput(
             f"{field} is {text[:80]!r}; expected owner/name, each of lower-case letters, digits and . _ - "
             "(no double -, at most 64)",
             field=field,
         )
     return text
-
-
-def check_new_model_name(owner: str, name: str, field: str = "name") -> None:
-    """Refuse names that mean something else in a path.
-
-    Raises:
-        InvalidInput: the name is reserved or not a name.
-    """
-    parse_model_name(f"{owner}/{name}", field)
-    if name in RESERVED_NAMES:
-        raise InvalidInput(f"{field} is {name!r}, which is reserved; expected another name", field=field)
-
-
-def _is_name(text: str) -> bool:
-    return NAME_PATTERN.fullmatch(text) is not None and "--" not in text
 
 
 def parse_webhook(body: Callback) -> tuple[str, tuple[str, ...]]:

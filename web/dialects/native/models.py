@@ -16,7 +16,7 @@ from coatcheck.wire.native_objects import (
     render_page,
     version_object,
 )
-from coatcheck.wire.native_requests import ModelBody, check_new_model_name, decode_body
+from coatcheck.wire.native_requests import ModelBody, decode_body
 from web.downloads import send_file
 from web.requests import body as request_body
 from web.requests import caller, core, json_response, off_loop
@@ -52,7 +52,6 @@ def search_models() -> Response:
 def create_model() -> Response:
     """Make an empty model."""
     body = decode_body(request_body(), ModelBody)
-    check_new_model_name(body.owner, body.name)
     app_core = core()
     model = app_core.registry.create_model(
         caller().account, body.owner, body.name, visibility=body.visibility, description=body.description or ""
