@@ -20,8 +20,12 @@ from web.protocol import Answer, Environ, Proto, respond, without_length
 from web.requests import AFTER, SendFile, Stream, Wait
 from web.waits import REREAD_S, Hub, Sleeper
 
-#: A sent file's descriptor is kept this long: Granian opens the file by it a moment after it was told, seconds.
-KEEP_OPEN_S = 30.0
+#: Files, or ranges of them, up to this are sent from memory, bytes.
+SMALL_FILE = 1024 * 1024
+#: A larger one's descriptor is kept this long: Granian opens the file by it a moment after it was told, seconds.
+KEEP_OPEN_S = 2.0
+#: So many are kept at the same time; a process has some thousand descriptors for everything.
+MOST_KEPT_OPEN = 200
 #: Seconds between two comments on a quiet stream: a client that is gone shows only when written to.
 COMMENT_S = 15.0
 #: A process whose clients polled this recently hears of its new jobs' ends unasked, seconds.
@@ -71,6 +75,7 @@ class Holder:
         self._hub = hub
         self._redis = redis
         self._slow = slow
+        self._kept_open = 0
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call on the loop; while it waits for Redis, other requests go on."""
@@ -138,11 +143,28 @@ class Holder:
     async def _send_file(self, what: SendFile, proto: Proto, answer: Answer) -> None:
         answer.close()
         loop = asyncio.get_running_loop()
-        stream = await loop.run_in_executor(self._slow, _with_descriptor, what.stream)
-        # Granian reads the file itself, as fast as the client takes it; `send_bytes` would hold all of it in memory.
-        headers = [*without_length(answer.headers), ("content-length", str(what.stop - what.start))]
-        proto.response_file_range(answer.status, headers, f"/dev/fd/{stream.fileno()}", what.start, what.stop)
-        loop.call_later(KEEP_OPEN_S, stream.close)
+        size = what.stop - what.start
+        headers = [*without_length(answer.headers), ("content-length", str(size))]
+        if size <= SMALL_FILE:
+            proto.response_bytes(answer.status, headers, await loop.run_in_executor(self._slow, _content, what))
+            return
+        if self._kept_open >= MOST_KEPT_OPEN:
+            what.stream.close()
+            raise TooManyWaits("As many downloads begin as this process serves", retry_after_s=int(KEEP_OPEN_S) or 1)
+        self._kept_open += 1
+        try:
+            stream = await loop.run_in_executor(self._slow, _with_descriptor, what.stream)
+            # Granian reads the file itself, as fast as the client takes it; `send_bytes` would hold it all in memory.
+            path = f"/dev/fd/{stream.fileno()}"
+            loop.call_later(KEEP_OPEN_S, self._close, stream)
+        except BaseException:
+            self._kept_open -= 1
+            raise
+        proto.response_file_range(answer.status, headers, path, what.start, what.stop)
+
+    def _close(self, stream: BinaryIO) -> None:
+        self._kept_open -= 1
+        stream.close()
 
 
 @contextlib.contextmanager
@@ -170,6 +192,12 @@ def _with_descriptor(stream: BinaryIO) -> BinaryIO:
             shutil.copyfileobj(stream, copy, 1024 * 1024)
         copy.flush()
         return cast(BinaryIO, copy)
+
+
+def _content(what: SendFile) -> bytes:
+    with what.stream as stream:
+        stream.seek(what.start)
+        return stream.read(what.stop - what.start)
 
 
 def _at_once(wait: Wait) -> bytes:

@@ -53,6 +53,7 @@ class Proto:
         self.parts, self.pause_s = list(parts), pause_s
         self.status, self.headers, self.body = 0, {}, b""
         self.gone = asyncio.Event()
+        self.by_descriptor = False
         self.taken = 0
 
     async def __call__(self):
@@ -71,7 +72,7 @@ class Proto:
         self.status, self.headers, self.body = status, dict(headers), body
 
     def response_file_range(self, status, headers, file, start, end):
-        self.status, self.headers = status, dict(headers)
+        self.status, self.headers, self.by_descriptor = status, dict(headers), True
         with Path(file).open("rb") as stream:
             stream.seek(start)
             self.body = stream.read(end - start)
@@ -376,24 +377,59 @@ def test_full_process_is_told_to_the_view(bench):
     assert run(made.ask("/full")).body == b"true"
 
 
-@pytest.mark.parametrize("local", [True, False])
-def test_file_is_sent_by_descriptor_and_by_range(bench, tmp_path, local, monkeypatch):
-    monkeypatch.setattr(holding, "KEEP_OPEN_S", 0.01)
-    made, path = bench(), tmp_path / "file"
-    path.write_bytes(b"0123456789")
-
+def file_app(made, open_file):
     @made.app.get("/file")
     def file():
-        stream = path.open("rb") if local else io.BytesIO(b"0123456789")
-        after(SendFile(stream=stream, start=2, stop=5))
+        after(SendFile(stream=open_file(), start=2, stop=5))
         return Response(b"", headers={"Content-Length": "3"})
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_large_file_is_sent_by_descriptor_and_by_range(bench, tmp_path, local, monkeypatch):
+    monkeypatch.setattr(holding, "KEEP_OPEN_S", 0.01)
+    monkeypatch.setattr(holding, "SMALL_FILE", 2)
+    made, path = bench(), tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    file_app(made, lambda: path.open("rb") if local else io.BytesIO(b"0123456789"))
 
     async def go():
         proto = await made.ask("/file")
         await asyncio.sleep(0.05)  # what is kept open for Granian a while is closed
         return proto
 
-    assert run(go()).body == b"234"
+    proto = run(go())
+    assert (proto.body, proto.by_descriptor) == (b"234", True)
+
+
+def test_small_file_is_sent_from_memory_and_closed_at_once(bench):
+    made, stream = bench(), io.BytesIO(b"0123456789")
+    file_app(made, lambda: stream)
+    proto = run(made.ask("/file"))
+    assert (proto.body, proto.headers["content-length"], proto.by_descriptor) == (b"234", "3", False)
+    assert stream.closed
+
+
+def test_open_descriptors_are_bounded_and_free_again(bench, monkeypatch):
+    monkeypatch.setattr(holding, "KEEP_OPEN_S", 0.2)
+    monkeypatch.setattr(holding, "SMALL_FILE", 2)
+    monkeypatch.setattr(holding, "MOST_KEPT_OPEN", 2)
+    made, opened = bench(), []
+
+    def open_file():
+        opened.append(io.BytesIO(b"0123456789"))
+        return opened[-1]
+
+    file_app(made, open_file)
+
+    async def go():
+        statuses = [(await made.ask("/file")).status for _ in range(3)]
+        assert opened[-1].closed
+        await asyncio.sleep(0.3)
+        statuses.append((await made.ask("/file")).status)
+        await asyncio.sleep(0.3)
+        return statuses
+
+    assert run(go()) == [200, 200, 503, 200]
 
 
 @pytest.mark.parametrize(
@@ -542,8 +578,7 @@ def test_upload_that_stalls_is_a_408_and_frees_its_thread(bench, monkeypatch):
     assert time.monotonic() - began < 2
 
 
-def test_upload_may_wait_stream_and_send_a_file_like_any_request(bench, tmp_path, monkeypatch):
-    monkeypatch.setattr(holding, "KEEP_OPEN_S", 0.01)
+def test_upload_may_wait_stream_and_send_a_file_like_any_request(bench, tmp_path):
     made, path = bench(), tmp_path / "file"
     path.write_bytes(b"0123456789")
     asked = {
@@ -560,7 +595,6 @@ def test_upload_may_wait_stream_and_send_a_file_like_any_request(bench, tmp_path
 
     async def go():
         answers = [await made.post(f"/upload/{what}", [b"x" * 50], kind="multipart/form-data") for what in asked]
-        await asyncio.sleep(0.05)  # what is kept open for Granian a while is closed
         return [answer.body.decode() for answer in answers]
 
     waited, streamed, sent = run(go())
