@@ -148,6 +148,8 @@ def _parameters(endpoint: str, arguments: list[str], told: Any) -> list[dict[str
     found = [{"name": name, "in": "path", "required": True, "schema": text} for name in arguments]
     if isinstance(told, list) and endpoint.startswith(("predictions", "trainings", "jobs")):
         found += [{"name": name, "in": "query", "schema": text} for name in _LIST_QUERY]
+    if endpoint == "files.list_files":
+        found += [{"name": name, "in": "query", "schema": text} for name in ("limit", "cursor")]
     if endpoint in ("predictions.get_prediction", "trainings.get_training"):
         found.append({"name": "wait", "in": "query", "schema": {"type": "number", "minimum": 0, "maximum": 60}})
     if ".create_" in endpoint and endpoint.startswith(("predictions", "trainings")):

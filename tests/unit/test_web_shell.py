@@ -8,17 +8,21 @@ import io
 import json
 import threading
 import time
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 
 import pytest
 import redis
+from factories import new_job
 from flask import Flask, Response, request
 from werkzeug.test import create_environ
 
+from coatcheck.accounts import Key
 from coatcheck.connections import connect
-from coatcheck.core import open_core
+from coatcheck.core import _as_job, open_core
 from coatcheck.errors import JobNotFound
+from coatcheck.jobs import Kind
 from coatcheck.settings import Settings
 from web import auth, bodies, health, holding
 from web.app import create_app
@@ -456,6 +460,41 @@ def test_reads_of_many_things_leave_the_loop_before_they_ask_redis(tmp_path, mon
     environ[LOOP] = holding.Around(Hub("channel", 1), on_loop=True)
     app.wsgi_app(environ, lambda _status, _headers: None)
     assert isinstance(environ[AFTER], OffLoop)
+
+
+class OneJob:
+    """A queue with one job in it."""
+
+    def __init__(self, job):
+        self.job = job
+
+    def get(self, _account, _job_id, _kind):
+        return self.job
+
+    def position(self, _job):
+        raise redis.exceptions.ResponseError("MISCONF")
+
+
+@pytest.mark.parametrize(
+    ("kind", "age_ms", "leaves"), [(Kind.PREDICTION, 0, False), (Kind.PREDICTION, 5000, True), (Kind.TRAINING, 0, True)]
+)
+def test_poll_leaves_the_loop_only_for_a_log_or_a_place_in_the_queue(tmp_path, monkeypatch, kind, age_ms, leaves):
+    monkeypatch.setattr(auth, "authenticate", lambda _accounts: Key(id="k", account="ann", scopes=frozenset()))
+    core = open_core(Settings(home=tmp_path), connect(f"unix://{tmp_path}/nobody.sock"))
+    job = _as_job(new_job(kind=kind), int(time.time() * 1000) - age_ms)
+    app = create_app(replace(core, queue=OneJob(job)))
+    environ = create_environ(f"/v1/{kind}s/{job.id}")
+    environ[LOOP] = holding.Around(Hub("channel", 1), on_loop=True)
+    app.wsgi_app(environ, lambda _status, _headers: None)
+    assert isinstance(environ.get(AFTER), OffLoop) is leaves
+
+
+def test_place_in_the_queue_that_cannot_be_read_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(auth, "authenticate", lambda _accounts: Key(id="k", account="ann", scopes=frozenset()))
+    core = open_core(Settings(home=tmp_path), connect(f"unix://{tmp_path}/nobody.sock"))
+    job = _as_job(new_job(), int(time.time() * 1000) - 5000)
+    answer = create_app(replace(core, queue=OneJob(job))).test_client().get(f"/v1/predictions/{job.id}")
+    assert (answer.status_code, answer.json["id"], answer.json.get("queue")) == (200, job.id, None)
 
 
 # --- bodies -------------------------------------------------------------------------------------------------
