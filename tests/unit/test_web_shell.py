@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import itertools
 import json
 import threading
 import time
 from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -20,7 +22,7 @@ from werkzeug.test import create_environ
 
 from coatcheck.accounts import Key
 from coatcheck.connections import connect
-from coatcheck.core import _as_job, open_core
+from coatcheck.core import JobQueue, _as_job, open_core
 from coatcheck.errors import JobNotFound
 from coatcheck.jobs import Kind
 from coatcheck.settings import Settings
@@ -458,20 +460,24 @@ def test_reads_of_many_things_leave_the_loop_before_they_ask_redis(tmp_path, mon
     app = create_app(open_core(Settings(home=tmp_path), nobody))
     environ = create_environ(path, method=method)
     environ[LOOP] = holding.Around(Hub("channel", 1), on_loop=True)
-    app.wsgi_app(environ, lambda _status, _headers: None)
+    app.wsgi_app(environ, holding_nothing)
     assert isinstance(environ[AFTER], OffLoop)
 
 
-class OneJob:
+def holding_nothing(_status, _headers, _exc_info=None):
+    return lambda _data: None
+
+
+class OneJob(JobQueue):
     """A queue with one job in it."""
 
     def __init__(self, job):
         self.job = job
 
-    def get(self, _account, _job_id, _kind):
+    def get(self, account, job_id, kind=None):
         return self.job
 
-    def position(self, _job):
+    def position(self, job):
         raise redis.exceptions.ResponseError("MISCONF")
 
 
@@ -485,7 +491,7 @@ def test_poll_leaves_the_loop_only_for_a_log_or_a_place_in_the_queue(tmp_path, m
     app = create_app(replace(core, queue=OneJob(job)))
     environ = create_environ(f"/v1/{kind}s/{job.id}")
     environ[LOOP] = holding.Around(Hub("channel", 1), on_loop=True)
-    app.wsgi_app(environ, lambda _status, _headers: None)
+    app.wsgi_app(environ, holding_nothing)
     assert isinstance(environ.get(AFTER), OffLoop) is leaves
 
 
@@ -494,7 +500,8 @@ def test_place_in_the_queue_that_cannot_be_read_is_left_out(tmp_path, monkeypatc
     core = open_core(Settings(home=tmp_path), connect(f"unix://{tmp_path}/nobody.sock"))
     job = _as_job(new_job(), int(time.time() * 1000) - 5000)
     answer = create_app(replace(core, queue=OneJob(job))).test_client().get(f"/v1/predictions/{job.id}")
-    assert (answer.status_code, answer.json["id"], answer.json.get("queue")) == (200, job.id, None)
+    told = json.loads(answer.data)
+    assert (answer.status_code, told["id"], told.get("queue")) == (200, job.id, None)
 
 
 # --- bodies -------------------------------------------------------------------------------------------------
@@ -549,9 +556,10 @@ def test_time_the_reader_takes_is_not_counted_as_the_clients(bench, monkeypatch)
 
 
 def test_readiness_is_looked_at_once_a_second_however_many_ask(monkeypatch):
-    looks = []
-    monkeypatch.setattr(health, "readiness", lambda _core: looks.append(1) or len(looks))
-    recent, core, other = health._Recent(), object(), object()
+    looks = itertools.count(1)
+    monkeypatch.setattr(health, "readiness", lambda _core: next(looks))
+    recent: Any = health._Recent()
+    core, other = object(), object()
     assert [recent.of(core) for _ in range(5)] == [1] * 5
     assert recent.of(other) == 2
     monkeypatch.setattr(health, "KEPT_S", -1.0)
@@ -620,7 +628,7 @@ def test_upload_that_stalls_is_a_408_and_frees_its_thread(bench, monkeypatch):
 def test_upload_may_wait_stream_and_send_a_file_like_any_request(bench, tmp_path):
     made, path = bench(), tmp_path / "file"
     path.write_bytes(b"0123456789")
-    asked = {
+    asked: dict[str, Any] = {
         "wait": Wait(job_id="j", seconds=0.05, finish=lambda last: b'"waited"' if last else None),
         "stream": Stream(feed=CountingFeed(1)),
         "file": SendFile(stream=path.open("rb"), start=2, stop=5),
