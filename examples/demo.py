@@ -19,19 +19,16 @@ from typing import Any
 
 import httpx
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from coatcheck.errors import CoatcheckError
 from coatcheck.settings import Settings
 from examples import digits
 from examples.service import Connections, DemoFailed, checked, client, running_service
+from examples.training import console, train
 
 MANY = 2000
 CONCURRENT = 16
 NEEDED_ACCURACY = 0.97
-
-console = Console(highlight=False)
 
 
 def main() -> int:
@@ -59,7 +56,8 @@ def show(http: httpx.Client, settings: Settings) -> None:
     started = time.monotonic()
     images, labels = digits.load()
     file = upload(http, images, labels)
-    training = train(http, settings.account, file["id"])
+    options = {"dataset": file["id"], "target": "digit", "image_shape": [8, 8]}
+    training = train(http, "cnn", f"{settings.account}/digits", options)
     version = tell_training(training)
     tell_first_answer(time.monotonic() - started, predict_by_poll(http, version, images[0]), labels[0])
     predict_by_wait(http, version, images[1], labels[1])
@@ -75,32 +73,6 @@ def upload(http: httpx.Client, images: list[list[list[float]]], labels: list[str
         f"[bold]uploaded[/bold]  digits.csv: {len(images)} images, {file['size'] / 1024:.0f} KiB, {file['id']}"
     )
     return file
-
-
-def train(http: httpx.Client, account: str, file_id: str) -> dict[str, Any]:
-    """Train catalog/cnn on it, with a live bar from the training's own progress."""
-    base: dict[str, Any] = checked(http.get("/v1/models/catalog/cnn"))
-    path = f"/v1/models/catalog/cnn/versions/{base['latest_version']['id']}/trainings"
-    body = {
-        "destination": f"{account}/digits",
-        "input": {"dataset": file_id, "target": "digit", "image_shape": [8, 8]},
-    }
-    training: dict[str, Any] = checked(http.post(path, json=body))
-    columns = (TextColumn("[bold]training[/bold]"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("waiting for a worker", total=None)
-        while training["status"] in ("starting", "processing"):
-            time.sleep(0.2)
-            training = checked(http.get(f"/v1/trainings/{training['id']}"))
-            told = training.get("progress") or {}
-            if told:
-                total = told["total"] if told["total"] > 1 else None
-                words = told["phase"] + (f" epoch {told['epoch'] + 1}/{told['epochs']}" if "epoch" in told else "")
-                bar.update(task, completed=told["done"], total=total, description=words)
-        bar.update(task, completed=1, total=1, description=training["state"])
-    if training["status"] != "succeeded":
-        raise DemoFailed(f"training {training['id']}: {training['code']}: {training['error']}")
-    return training
 
 
 def tell_training(training: dict[str, Any]) -> str:

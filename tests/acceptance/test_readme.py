@@ -76,3 +76,11 @@ def test_block_for_the_client_trains_and_predicts(environment):
     printed = run([sys.executable, "-W", "ignore", "-c", block("import replicate")], environment).splitlines()
     assert any(re.fullmatch(r"0\.9\d*", line) for line in printed), printed
     assert printed[-1].startswith("1 {")
+
+
+@pytest.mark.parametrize(("dataset", "metric", "least"), [("iris", "accuracy", 0.85), ("diabetes", "r2", 0.2)])
+def test_an_example_is_trained_by_one_command(environment, dataset, metric, least):
+    printed = run([sys.executable, "-m", "examples.train", dataset], environment)
+    found = re.search(rf"\b{metric} (-?[0-9.]+)", printed)
+    assert found, printed
+    assert float(found[1]) >= least
