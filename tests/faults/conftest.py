@@ -9,6 +9,8 @@ import pytest
 from faults.runs import Bench, running_bench
 
 CYCLES = "CHAOS_CYCLES"
+#: From so many cycles on, recovery times are judged too.
+JUDGED_CYCLES = 10
 _rows: list[str] = []
 
 
@@ -21,6 +23,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def cycles(request: pytest.FixtureRequest) -> int:
     """Repetitions of each fault."""
     return int(request.config.getoption("--cycles", default=None) or os.environ.get(CYCLES) or 2)
+
+
+@pytest.fixture(scope="session")
+def slack(cycles: int) -> float:
+    """Factor on the times that are promised: `make chaos` holds them, the suite on a busy machine only their order."""
+    return 1.0 if cycles >= JUDGED_CYCLES else 10.0
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def thieves(bench: Bench, *lists: str) -> Iterator[list[str]]:
 @pytest.mark.parametrize(
     "lists", [(WAKE,), (CELERY,), (WAKE, CELERY)], ids=["wake list", "Celery's list", "both lists"]
 )
-def test_every_job_ends_within_a_second_though_all_hints_are_dropped(bench, cycles, report, lists):
+def test_every_job_ends_within_a_second_though_all_hints_are_dropped(bench, cycles, report, lists, slack):
     queue, store = bench.service.core.queue, bench.service.core.store
     ids = []
     with thieves(bench, *lists) as stolen:
@@ -62,7 +62,7 @@ def test_every_job_ends_within_a_second_though_all_hints_are_dropped(bench, cycl
             raw_input = b'{"x": %d}' % (number % 100)
             ids.append(queue.submit_prediction("me", version=bench.fast, raw_input=raw_input).job.id)
             time.sleep(random.uniform(0.1, 0.3))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 10 * slack
         while any(job is None or not job.status.terminal for job in store.get_many(ids)):
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -73,14 +73,14 @@ def test_every_job_ends_within_a_second_though_all_hints_are_dropped(bench, cycl
         f"wait p50 {waits[len(waits) // 2]:.2f} max {waits[-1]:.2f} s"
     )
     assert {str(job.status) for job in jobs} == {"succeeded"}
-    assert waits[-1] <= 1.0
+    assert waits[-1] <= 1.0 * slack
     assert audit(store) == []
     if WAKE in lists:
         assert len(stolen) > 2
         assert waits[len(waits) // 2] > 0.05, "the workers were woken all the same"
 
 
-def test_hints_that_come_too_often_or_name_nothing_do_no_harm(bench, cycles, report):
+def test_hints_that_come_too_often_or_name_nothing_do_no_harm(bench, cycles, report, slack):
     queue, store = bench.service.core.queue, bench.service.core.store
     client: Any = connect(bench.service.core.settings.effective_redis_url)
     stop = threading.Event()
@@ -99,7 +99,7 @@ def test_hints_that_come_too_often_or_name_nothing_do_no_harm(bench, cycles, rep
             raw_input = b'{"x": %d}' % (number % 100)
             ids.append(queue.submit_prediction("me", version=bench.fast, raw_input=raw_input).job.id)
             time.sleep(0.05)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 10 * slack
         while any(job is None or not job.status.terminal for job in store.get_many(ids)):
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -111,5 +111,5 @@ def test_hints_that_come_too_often_or_name_nothing_do_no_harm(bench, cycles, rep
     waits = sorted(((job.started_ms or 0) - job.created_ms) / 1000 for job in jobs)
     report(f"{'hints that are too many':<44} jobs {len(jobs)}  sent {5 * len(sent)}  wait max {waits[-1]:.2f} s")
     assert {(str(job.status), job.attempts) for job in jobs} == {("succeeded", 1)}
-    assert waits[-1] <= 1.0
+    assert waits[-1] <= 1.0 * slack
     assert audit(store) == []

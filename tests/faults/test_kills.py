@@ -19,7 +19,7 @@ from coatcheck.supervisor import WELL_S
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
-def test_predict_worker_killed_inside_a_batch(bench, cycles, tmp_path, report):
+def test_predict_worker_killed_inside_a_batch(bench, cycles, tmp_path, report, slack):
     service = bench.service
     with under_load(bench, tmp_path) as run:
         for _ in range(cycles):
@@ -34,11 +34,11 @@ def test_predict_worker_killed_inside_a_batch(bench, cycles, tmp_path, report):
     assert run.verdict.recovered >= cycles
     assert len(run.verdict.first_end_s) == cycles
     assert max(run.verdict.attempts) <= 2
-    assert statistics.median(run.verdict.restarts_s) <= 1.5
-    assert max(run.verdict.restarts_s) <= 3.0  # on a machine that does other things at the same time
+    assert statistics.median(run.verdict.restarts_s) <= 1.5 * slack
+    assert max(run.verdict.restarts_s) <= 3.0 * slack  # on a machine that does other things at the same time
 
 
-def test_redis_killed(bench, cycles, tmp_path, report):
+def test_redis_killed(bench, cycles, tmp_path, report, slack):
     service = bench.service
     with under_load(bench, tmp_path) as run:
         for _ in range(cycles):
@@ -49,7 +49,7 @@ def test_redis_killed(bench, cycles, tmp_path, report):
     report(run.verdict.row("Redis"))
     assert_clean(run)
     assert len(run.verdict.first_end_s) == cycles
-    assert max(run.verdict.first_end_s) <= 5.0
+    assert max(run.verdict.first_end_s) <= 5.0 * slack
     assert service.find("-n predict@") != []
 
 

@@ -54,7 +54,7 @@ def test_scripts_flushed_again_and_again_do_no_harm(bench, cycles, tmp_path, rep
     assert dict(run.verdict.attempts) == {1: run.verdict.accepted}
 
 
-def test_frozen_redis_is_answered_with_503_in_time_and_piles_up_no_threads(bench, cycles, tmp_path, report):
+def test_frozen_redis_is_answered_with_503_in_time_and_piles_up_no_threads(bench, cycles, tmp_path, report, slack):
     service = bench.service
     (server,) = service.find("valkey-server")
     before = threads_of(service)
@@ -82,7 +82,7 @@ def test_frozen_redis_is_answered_with_503_in_time_and_piles_up_no_threads(bench
     assert_clean(run)
     assert statuses.get(503, 0) > 0
     assert set(statuses) <= {200, 201, 202, 503}
-    assert nearly_all <= ANSWER_S + SLACK_S
-    assert slowest <= 2 * ANSWER_S  # a request that came while another one waited may wait as long again
+    assert nearly_all <= (ANSWER_S + SLACK_S) * slack
+    assert slowest <= 2 * ANSWER_S * slack  # a request that came while another one waited may wait as long again
     assert most <= 4, f"{most} more threads in one process"
     until(lambda: service.find("-n predict@") != [], 5, "the workers still live")

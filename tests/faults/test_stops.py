@@ -33,7 +33,7 @@ def until_more(bench: Bench, name: str, before: int) -> None:
     until(lambda: counter(bench, name) > before, LEASE_S + 8, f"more {name}")
 
 
-def test_worker_frozen_beyond_its_lease_is_fenced_when_it_comes_back(bench, cycles, tmp_path, report):
+def test_worker_frozen_beyond_its_lease_is_fenced_when_it_comes_back(bench, cycles, tmp_path, report, slack):
     """Nobody sees this death, so the time to the next claim is that after the loss of a host: lease + 2 s."""
     service = bench.service
     before = counter(bench, "fenced")
@@ -51,7 +51,7 @@ def test_worker_frozen_beyond_its_lease_is_fenced_when_it_comes_back(bench, cycl
     assert_clean(run)
     assert counter(bench, "fenced") - before >= cycles
     assert run.verdict.recovered >= cycles
-    assert max(run.verdict.restarts_s) <= LEASE_S + 2.0
+    assert max(run.verdict.restarts_s) <= (LEASE_S + 2.0) * slack
 
 
 def test_workers_told_to_stop_one_after_the_other_cost_no_attempt(bench, cycles, tmp_path, report):
@@ -69,7 +69,7 @@ def test_workers_told_to_stop_one_after_the_other_cost_no_attempt(bench, cycles,
     assert run.load.answers.keys() <= {200, 201, 202}
 
 
-def test_idle_worker_killed_costs_nothing(bench, cycles):
+def test_idle_worker_killed_costs_nothing(bench, cycles, slack):
     service = bench.service
     for _ in range(cycles):
         service.wait_for_workers("predict", 3)
@@ -80,4 +80,4 @@ def test_idle_worker_killed_costs_nothing(bench, cycles):
         )
         assert status == 201
         assert answer["output"] == {"value": 40.0}
-        assert wall_ms() - at_ms < 1500
+        assert wall_ms() - at_ms < 1500 * slack

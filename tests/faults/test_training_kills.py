@@ -124,6 +124,7 @@ def test_training_resumes_from_its_checkpoint(
     report: Callable[[str], None],
     request: pytest.FixtureRequest,
     kill: Callable[[Service, Job], float],
+    slack: float,
 ):
     service = trainings.service
     restarts, resumed_at = [], []
@@ -159,4 +160,4 @@ def test_training_resumes_from_its_checkpoint(
         f"next claim p50 {restarts[len(restarts) // 2]:.2f} max {restarts[-1]:.2f} s"
     )
     assert audit(service.core.store) == []
-    assert restarts[-1] <= 32.0
+    assert restarts[-1] <= 32.0 * slack

