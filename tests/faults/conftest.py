@@ -27,8 +27,9 @@ def cycles(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(scope="session")
 def slack(cycles: int) -> float:
-    """Factor on the times that are promised: `make chaos` holds them, the suite on a busy machine only their order."""
-    return 1.0 if cycles >= JUDGED_CYCLES else 10.0
+    """Factor on the times that are promised: `make chaos` holds them; the suite, on a busy machine, only tells the
+    fast ways from the slow ones (a median of 1.5 s stays under the lease of 10 s that a lost fast way would cost)."""
+    return 1.0 if cycles >= JUDGED_CYCLES else 4.0
 
 
 @pytest.fixture(scope="session")
