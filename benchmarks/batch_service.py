@@ -15,7 +15,7 @@ from benchmarks.batch_model import SIGNATURE
 from benchmarks.ours import OurService, our_service
 from coatcheck import keys
 
-_POLL_S = 0.02
+_POLL_S = 0.05
 #: A batch that takes longer is given up, seconds.
 _LIMIT_S = 3600
 
@@ -79,7 +79,9 @@ class BatchService:
 def batch_service(home: Path, model: Path, workers: int) -> Iterator[BatchService]:
     """A service with so many predict workers."""
     with (
-        our_service(home, [model], signature=SIGNATURE, predict_workers=str(workers)) as service,
+        our_service(
+            home, [model], signature=SIGNATURE, predict_workers=str(workers), upload_limit_bytes=str(2**40)
+        ) as service,
         httpx.Client(
             base_url=f"http://127.0.0.1:{service.port}",
             headers={"Authorization": f"Bearer {service.key}"},
