@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import fsspec
 
-from coatcheck.beside_writing import BesideWriting
+from coatcheck.beside_writing import BesideHashing, Writeback
 from coatcheck.encryption import BEGINNING_BYTES, Keyring, is_encrypted, key_id_of
 from coatcheck.errors import ArtifactDamaged, FileNotFound, NotEnoughSpace, TooLarge
 from coatcheck.exchange import LOCK, LocalPlace, RemotePlace, only_one
@@ -75,9 +75,9 @@ class ArtifactStore:
         with (
             self._undone_on_failure(path),
             self._filesystem.open(path, "wb") as target,
-            BesideWriting(target.fileno if self._local else None) as beside,
+            BesideHashing() as beside,
         ):
-            sink = self._sink(target, name)
+            sink, writeback = self._sink(target, name), Writeback(target if self._local else None)
             while chunk := source.read(CHUNK):
                 size += len(chunk)
                 if limit_bytes is not None and size > limit_bytes:
@@ -85,6 +85,7 @@ class ArtifactStore:
                 beside.take(md5.update, chunk, size)
                 sha256.update(chunk)
                 sink.write(chunk)
+                writeback.wrote(size)
             beside.finish()
             self._settle(target, sink)
         return Stored(size=size, sha256=sha256.hexdigest(), md5=md5.hexdigest())
@@ -105,19 +106,17 @@ class ArtifactStore:
     def write_pieces(self, name: str, pieces: Iterable[bytes]) -> tuple[int, str]:
         """Write a file that nobody downloads as it is; returns its size and SHA-256, and takes no MD5.
 
-        On a local disk each piece is on its way before the next comes, so that the end does not wait for them all.
+        On a local disk the pieces are on their way as they come, so that the end does not wait for them all.
         """
         path = self._path(name)
         sha256, size = hashlib.sha256(), 0
         with self._undone_on_failure(path), self._filesystem.open(path, "wb") as target:
-            sink = self._sink(target, name)
+            sink, writeback = self._sink(target, name), Writeback(target if self._local else None)
             for piece in pieces:
                 size += len(piece)
                 sha256.update(piece)
                 sink.write(piece)
-                if self._local:
-                    target.flush()
-                    os.fdatasync(target.fileno())
+                writeback.wrote(size)
             self._settle(target, sink)
         return size, sha256.hexdigest()
 

@@ -1,6 +1,6 @@
-"""What goes on while a large file is written: its second digest, and its first bytes' way to the disk.
+"""What goes on while a large file is written: its second digest, and its bytes' way to the disk.
 
-Two threads that begin only when a file turns out to be large. Knows no storage.
+Knows no storage.
 """
 
 from __future__ import annotations
@@ -11,24 +11,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
-#: A file that has so many bytes is large; after as many more they are sent to the disk.
+#: A file that has so many bytes is large.
 LARGE_BYTES = 16 * 1024**2
+#: So many bytes at a time are sent to the disk.
+WRITEBACK_BYTES = 2 * 1024**2
 
 
-class BesideWriting:
-    """Work beside the writing of one file.
+class BesideHashing:
+    """A digest of one file in a thread, which begins only when the file turns out to be large."""
 
-    Args:
-        file_number: of the file on a local disk, None for other storage: then nothing is sent to a disk.
-    """
-
-    def __init__(self, file_number: Callable[[], int] | None) -> None:
-        self._file_number = file_number
-        self._hashing: ThreadPoolExecutor | None = None
+    def __init__(self) -> None:
+        self._executor: ThreadPoolExecutor | None = None
         self._hashed: Future[Any] | None = None
-        self._sending: ThreadPoolExecutor | None = None
-        self._sent: Future[Any] | None = None
-        self._next = LARGE_BYTES
 
     def __enter__(self) -> Self:
         """Nothing is started yet."""
@@ -37,37 +31,49 @@ class BesideWriting:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for what runs: the file is about to be closed."""
-        for executor in (self._hashing, self._sending):
-            if executor is not None:
-                executor.shutdown(wait=True)
+        """Wait for what runs."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=True)
 
     def take(self, update: Callable[[bytes], Any], chunk: bytes, size: int) -> None:
-        """Hash a chunk; `size` is what the file has with it. Raises what the disk raised meanwhile."""
+        """Hash a chunk; `size` is what the file has with it."""
         if size < LARGE_BYTES:
             update(chunk)
             return
-        if self._hashing is None:
-            self._hashing = ThreadPoolExecutor(1, "digest")
-        if self._hashed is not None:
-            self._hashed.result()
-        self._hashed = self._hashing.submit(update, chunk)
-        if size >= self._next and self._file_number is not None:
-            self._send()
-            self._next = size + LARGE_BYTES
-
-    def _send(self) -> None:
-        assert self._file_number is not None
-        if self._sending is None:
-            self._sending = ThreadPoolExecutor(1, "disk")
-        if self._sent is not None:
-            if not self._sent.done():
-                return  # the disk is behind: it is asked again later
-            self._sent.result()
-        self._sent = self._sending.submit(os.fdatasync, self._file_number())
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, "digest")
+        self.finish()
+        self._hashed = self._executor.submit(update, chunk)
 
     def finish(self) -> None:
-        """Wait for all of it. Raises what the disk raised: its error is told to one caller only, and is this one's."""
-        for future in (self._hashed, self._sent):
-            if future is not None:
-                future.result()
+        """Wait for the last one."""
+        if self._hashed is not None:
+            self._hashed.result()
+
+
+class Writeback:
+    """Lets the disk begin with the bytes of a file that grows, so that the fsync at its end waits for few.
+
+    Nothing is waited for and nothing is promised: what the disk refuses, that fsync says. An fdatasync now and then
+    would do the same, but each also waits for the file system's journal, and Redis' own with it.
+
+    Args:
+        target: the open file; None where it is not on a local disk.
+    """
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+        self._next = WRITEBACK_BYTES
+        self._sent = 0
+
+    def wrote(self, size: int) -> None:
+        """The file was given so many bytes so far."""
+        if self._target is None or size < self._next or not hasattr(os, "posix_fadvise"):
+            return
+        self._next = size + WRITEBACK_BYTES
+        self._target.flush()
+        number = self._target.fileno()
+        end = os.fstat(number).st_size
+        # Pages that are not needed and not written yet are begun to be written; they stay in memory (Linux).
+        os.posix_fadvise(number, self._sent, end - self._sent, os.POSIX_FADV_DONTNEED)
+        self._sent = end
