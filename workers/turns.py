@@ -1,7 +1,7 @@
 """Whose turn it is: from which queue the predict loop takes next. Pure: knows no Redis and runs nothing.
 
 Predictions go first. The chunks of batches (`bulk:<version>`) get what is left, and while both wait one slice in
-four: 20 ms, and 8 as long as predictions come, for a slice once begun is not left, and each of them may meet one.
+four: 20 ms, and 5 as long as predictions come, for a slice once begun is not left, and each of them may meet one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SOLO_EVERY = 2
 BULK_EVERY = 4
 SLICE_S = 0.02
 #: The same while predictions come, that is so many seconds after the last one.
-SHORT_SLICE_S = 0.008
+SHORT_SLICE_S = 0.005
 COMING_S = 2.0
 #: A queue forgotten is taken for one that was never served.
 REMEMBERED_QUEUES = 1000

@@ -20,6 +20,7 @@ from workers.batch import score as score_module
 from workers.batch.formats import open_plan
 from workers.batch.parts import output_part
 from workers.batch.readers import cut, open_reader
+from workers.batch.rows import LineRows
 from workers.batch.score import score_chunk
 from workers.sessions import LoadedSession
 from workers.turns import SLICE_S
@@ -128,11 +129,33 @@ def test_steps_before_a_chunk_s_first_group_are_each_told_apart(session, monkeyp
     ran: list[int] = []
     monkeypatch.setattr(LoadedSession, "run", noting(LoadedSession.run, ran))
     steps = slices(session, lines, written_at_once)
-    for _ in ("read", "where lines end", "the first arrays"):  # nobody knows what they take
+    for _ in ("read", "where lines end", "a block's arrays", "a group's"):  # nobody knows what they take
         next(steps)
         assert not ran
     result = result_of(steps)
     assert (len(ran), result.succeeded) == (3, 600)
+
+
+def test_lines_are_decoded_run_and_written_a_group_at_a_time(session, monkeypatch):
+    lines = b"".join(b'{"a":%d,"b":1,"c":2}\n' % number for number in range(1024))
+    clock = [0.0]
+    for module in (score_module, pace_module):
+        monkeypatch.setattr(module, "time", type("Clock", (), {"monotonic": staticmethod(lambda: clock[0])}))
+    make = output_part
+
+    def slow_part(*given: Any) -> Any:
+        part: Any = make(*given)
+        part.add = timed(part.add, clock, 0.003)
+        return part
+
+    monkeypatch.setattr(score_module, "output_part", slow_part)
+    monkeypatch.setattr(LineRows, "group", timed(LineRows.group, clock, 0.003))
+    monkeypatch.setattr(LoadedSession, "run", timed(LoadedSession.run, clock, 0.003))
+    found, last = [], 0.0
+    for _ in slices(session, lines, written_at_once, slice_s=lambda: 0.004):
+        found.append(round(clock[0] - last, 6))
+        last = clock[0]
+    assert (max(found), round(1000 * sum(found))) == (0.003, 4 * 3 * 3)
 
 
 def test_slices_become_short_in_the_middle_of_a_chunk(session, monkeypatch):

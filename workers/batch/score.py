@@ -98,8 +98,8 @@ class _Scoring:
         self.errors = ErrorPart()
         self._only = None if chunk.only is None else np.array(chunk.only, np.int64)
         self._succeeded = 0
-        #: How long a block's arrays, a group, and a block's outputs take.
-        self._arrays, self._group, self._outputs = Step(), Step(), Step()
+        #: How long a block's arrays, those of a group, its run, and a block's outputs take.
+        self._arrays, self._decode, self._graph, self._outputs = Step(), Step(), Step(), Step()
 
     def block(self, block: Block) -> Iterator[float]:
         """Score a block step by step; says before each how many seconds it may take."""
@@ -118,13 +118,15 @@ class _Scoring:
             numbers = wanted[(wanted >= first) & (wanted < first + self._plan.group_rows)]
             if not len(numbers):
                 continue
-            yield self._group.following_s
-            with self._group:
+            yield self._decode.following_s
+            with self._decode:
                 group = rows.group(numbers)
+            yield self._graph.following_s
+            with self._graph:
                 done, answers, failed = self._run(group)
-                scored.append(done)
-                outputs += answers
-                bad += group.bad + failed
+            scored.append(done)
+            outputs += answers
+            bad += group.bad + failed
         yield self._outputs.following_s
         with self._outputs:
             done = np.concatenate(scored)
