@@ -17,7 +17,7 @@ from coatcheck import keys
 from coatcheck.connections import DirectCalls, unavailable
 from coatcheck.errors import Conflict, InvalidInput, NotFound
 from coatcheck.scripts import Argument, Scripts
-from coatcheck.sealed_fields import ANSWER, BODY
+from coatcheck.sealed_fields import ANSWER, BODY, kept_text
 
 if TYPE_CHECKING:
     from coatcheck.sealed_values import Sealer
@@ -186,8 +186,9 @@ class Deliveries:
         """Note how an attempt went; True when its endpoint was switched off for it."""
         well = "" if verdict.well is None else "well" if verdict.well else "ill"
         attempt = verdict.attempt
-        if attempt is not None and self._sealer is not None:  # a receiver may send back what it was told
-            attempt = msgspec.structs.replace(attempt, answer=self._sealer.seal_text(attempt.answer, ANSWER, leased.id))
+        if attempt is not None:  # a receiver may send back what it was told
+            answer = kept_text(self._sealer, attempt.answer, ANSWER, leased.id)
+            attempt = msgspec.structs.replace(attempt, answer=answer)
         line = msgspec.json.encode(attempt) if attempt is not None else b""
         answer = self._call(
             "hook_done",

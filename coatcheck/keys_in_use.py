@@ -5,6 +5,8 @@ A start without a key in use is refused, and so is a rotation to a key that some
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from typing import cast
 
@@ -39,6 +41,27 @@ def check_keys(client: redis.Redis, keyring: Keyring | None) -> None:
     if keyring is not None:
         for key_id in keyring.ids[: 1 if used else None]:
             client.hsetnx(keys.ENCRYPTION_KEYS, key_id.hex(), str(int(time.time() * 1000)))
+
+
+def start_with(client: redis.Redis, keyring: Keyring | None) -> str:
+    """`check_keys` of a service or process that starts; it is told as live first, for as long as `liveness` keeps that.
+
+    So a rotation that begins meanwhile sees it, or it sees the rotation's key in use.
+
+    Returns:
+        The name it is told as, for `liveness.forget` once its processes tell of themselves.
+
+    Raises:
+        SettingsError: as `check_keys`.
+    """
+    name = f"starting@{socket.gethostname()}.{os.getpid()}"
+    liveness.report(client, name, told_keys(keyring))
+    try:
+        check_keys(client, keyring)
+    except SettingsError:
+        liveness.forget(client, name)
+        raise
+    return name
 
 
 def forget_key(client: redis.Redis, key_id: bytes) -> None:

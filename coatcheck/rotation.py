@@ -76,7 +76,9 @@ def rotate(
     newest = artifacts.keyring.newest
     if not force:
         check_processes(client, artifacts.keyring)
-    check_keys(client, artifacts.keyring)  # from here on the newest is in use
+    check_keys(client, artifacts.keyring)  # from here on the newest is in use: who starts without it is refused
+    if not force:
+        check_processes(client, artifacts.keyring)  # and who started a moment ago has told so before it looked
     done = Rotated()
     with artifacts.rotating():
         for name in names:

@@ -14,6 +14,9 @@ METRICS, SIGNATURE = "metrics", "signature"
 #: Of a delivery: what is told, and the first bytes of what was answered.
 BODY, ANSWER = "body", "answer"
 
+#: Before a sealed value that has to be text: base64 follows.
+TEXT_MAGIC = b"coatcheck-sealed:"
+
 _OF_A_JOB = {word.encode(): word for word in (INPUT, OUTPUT, ERROR, PROGRESS)}
 
 
@@ -23,3 +26,10 @@ def opened(sealer: Sealer, job_id: str, record: dict[bytes, bytes]) -> dict[byte
         name: sealer.open(value, _OF_A_JOB[name], job_id) if name in _OF_A_JOB else value
         for name, value in record.items()
     }
+
+
+def kept_text(sealer: Sealer | None, value: str, what: str, of: str) -> str:
+    """A stranger's text as it is kept: sealed, or without keys so that nobody takes it for one that is."""
+    if sealer is not None:
+        return sealer.seal_text(value, what, of)
+    return " " + value if value.startswith(TEXT_MAGIC.decode()) else value

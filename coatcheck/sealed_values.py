@@ -23,10 +23,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from coatcheck.encryption import ID_BYTES, TAG_BYTES, Keyring
 from coatcheck.errors import ArtifactDamaged
+from coatcheck.sealed_fields import TEXT_MAGIC
 
 MAGIC = b"\xc3cs\x01"
-#: Before a value that has to be text: base64 follows.
-TEXT_MAGIC = b"coatcheck-sealed:"
 SALT_BYTES = 16
 COUNTER_BYTES = 8
 _HEAD_BYTES = len(MAGIC) + ID_BYTES + SALT_BYTES

@@ -5,6 +5,7 @@ Refuses by name what would go wrong later: a home in use, a taken port, an unfit
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import platform
@@ -24,7 +25,7 @@ from coatcheck.child import say
 from coatcheck.connections import connect
 from coatcheck.embedded_redis import EmbeddedRedis
 from coatcheck.errors import SettingsError, StoreUnavailable
-from coatcheck.keys_in_use import check_keys
+from coatcheck.keys_in_use import start_with
 from coatcheck.preflight import check_port, ensure_key, hold_home, make_home
 from coatcheck.processes import Program, StopOrder, process_table
 from coatcheck.redis_check import check_redis
@@ -91,7 +92,7 @@ def _run(supervisor: Supervisor, settings: Settings, client: redis.Redis, starte
         return
     for warning in check_redis(client):
         say(f"warning: {warning}")
-    check_keys(client, settings.keyring)
+    starting = start_with(client, settings.keyring)
     if settings.encryption_keys and not settings.work_folder:
         folder = settings.effective_work_folder
         say(f"warning: running trainings have plain files in {folder}; COATCHECK_WORK_FOLDER names another folder")
@@ -99,6 +100,8 @@ def _run(supervisor: Supervisor, settings: Settings, client: redis.Redis, starte
     Accounts(client).ensure(settings.account, key)
     supervisor.add(*process_table(settings))
     _wait_until_ready(supervisor, settings)
+    with contextlib.suppress(redis.RedisError):
+        liveness.forget(client, starting)
     supervisor.spares = True
     if not supervisor.stop_requests:
         say(*announcement(settings, key if new else "", time.monotonic() - started))
@@ -130,7 +133,7 @@ def become(name: str, settings: Settings, environ: Mapping[str, str]) -> None:
     _wait_for_redis(settings, client, lambda: time.sleep(0.1))
     for warning in check_redis(client):
         say(f"warning: {warning}")
-    check_keys(client, settings.keyring)
+    start_with(client, settings.keyring)
     if name == "web":
         key, new = ensure_key(settings)
         Accounts(client).ensure(settings.account, key)

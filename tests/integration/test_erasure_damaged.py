@@ -14,7 +14,8 @@ from coatcheck import keys
 from coatcheck.account_erasure import AccountErasure, erasure_of
 from coatcheck.core import Core, open_core
 from coatcheck.errors import ArtifactDamaged
-from coatcheck.sealed_values import MAGIC, TEXT_MAGIC
+from coatcheck.sealed_fields import TEXT_MAGIC
+from coatcheck.sealed_values import MAGIC
 from web.app import create_app
 
 KEY = "ann-key-0123456789abcdef"

@@ -14,9 +14,10 @@ import pytest
 import redis as redis_py
 from click.testing import CliRunner
 from factories import VERSION, claim_next, claimed, completion, new_job, planning, submitted
+from keyrings import NEW, NEW_ID, OLD, OLD_ID, settings_under, signature_with, store_under
 from predicting import wait_until
 
-from coatcheck import keys, liveness, resealing
+from coatcheck import keys, liveness, resealing, rotation
 from coatcheck.artifacts import ArtifactStore
 from coatcheck.claims import Beat, Event, Publication
 from coatcheck.cli_artifacts import artifacts_commands
@@ -25,33 +26,20 @@ from coatcheck.encryption import Keyring
 from coatcheck.errors import Conflict, SettingsError
 from coatcheck.job_events import read_events
 from coatcheck.jobs import Kind, Status
-from coatcheck.keys_in_use import FIGURE, check_keys, told_keys
+from coatcheck.keys_in_use import FIGURE, check_keys, start_with, told_keys
 from coatcheck.registry import Registry
 from coatcheck.resealing import PLAIN, values_by_key
 from coatcheck.rotation import rotate
 from coatcheck.sealed_values import Sealer
 from coatcheck.settings import Settings
-from coatcheck.signature import NumberInput, Signature, Tensor
 from coatcheck.store import JobStore
 from web.metrics import HttpStats, _report
 from workers.leases import HeldLeases
 
-OLD, NEW = bytes(range(32)), bytes(range(1, 33))
-OLD_ID, NEW_ID = Keyring([OLD]).newest.hex(), Keyring([NEW]).newest.hex()
 MARKER = "planted-marker-77b0"
 INPUT = b'{"x": "planted-marker-77b0"}'
-SIGNATURE = Signature(
-    task="classification",
-    inputs=(NumberInput(name="x"),),
-    graph_inputs=(Tensor(name="input", datatype="FP32", shape=(-1, 1)),),
-    graph_outputs=(Tensor(name="probabilities", datatype="FP32", shape=(-1, 2)),),
-    classes=(MARKER, "other"),
-)
+SIGNATURE = signature_with(MARKER)
 PACE = Pace(lease_ms=10_000, failing_ms=10**9, most_per_receiver=2)
-
-
-def store_under(redis: redis_py.Redis, *under: bytes) -> JobStore:
-    return JobStore(redis, sealer=Sealer(Keyring(list(under))) if under else None)
 
 
 def artifacts_in(folder: Path, *under: bytes) -> ArtifactStore:
@@ -62,6 +50,12 @@ def attempt(deliveries: Deliveries, answer: str) -> None:
     (leased,) = deliveries.lease("io", PACE, most=1)
     noted = Attempt(at_ms=1, status=500, ms=1, answer=answer)
     deliveries.report(leased, Verdict(word="again", attempt=noted, code="status"), PACE)
+
+
+def delivery(body: bytes) -> NewDelivery:
+    return NewDelivery(
+        id="d1", account="ann", endpoint="", event="e1", type="t", job="", url="http://h", receiver="h:80", body=body
+    )
 
 
 def deliveries_under(redis: redis_py.Redis, *under: bytes) -> Deliveries:
@@ -103,18 +97,7 @@ class Planted:
         store.complete(completion(done, output=INPUT))
         self.failed, self.done, self.waiting = failed.id, done.id, submitted(store, input=INPUT)
         deliveries = deliveries_under(redis, *under)
-        new = NewDelivery(
-            id="d1",
-            account="ann",
-            endpoint="",
-            event="e1",
-            type="t",
-            job="",
-            url="http://h",
-            receiver="h:80",
-            body=INPUT,
-        )
-        assert deliveries.add(new, once=False)
+        assert deliveries.add(delivery(body=INPUT), once=False)
         for number in range(3):
             attempt(deliveries, f"you sent {MARKER} {number}")
 
@@ -272,6 +255,41 @@ def test_nothing_is_rewritten_while_a_live_process_has_not_the_newest_key(
     assert rotate(both, redis, both.names(), settled_s=0).retired == [OLD_ID]
 
 
+def test_a_process_that_starts_beside_a_rotation_is_seen_by_it_or_sees_it(
+    redis: redis_py.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_keys(redis, Keyring([OLD]))
+    both = artifacts_in(tmp_path, NEW, OLD)
+
+    def started_just_before(client: redis_py.Redis, keyring: Keyring) -> None:
+        start_with(redis, Keyring([OLD]))
+        check_keys(client, keyring)
+
+    monkeypatch.setattr(rotation, "check_keys", started_just_before)
+    with pytest.raises(Conflict, match="starting@"):
+        rotate(both, redis, [])
+    monkeypatch.undo()
+    for process in liveness.live(redis):
+        liveness.forget(redis, process.name)
+    with pytest.raises(SettingsError, match=NEW_ID):
+        start_with(redis, Keyring([OLD]))
+    assert liveness.live(redis) == []
+    assert rotate(both, redis, []).retired == [OLD_ID]
+
+
+def test_a_plain_answer_that_looks_sealed_keeps_no_key_in_use(redis: redis_py.Redis, tmp_path: Path) -> None:
+    plain = deliveries_under(redis)
+    strange = Sealer(Keyring([bytes(32)])).seal_text("what a receiver may say", "answer", "another")
+    assert plain.add(delivery(body=b"{}"), once=False)
+    attempt(plain, strange)
+    check_keys(redis, Keyring([OLD]))
+    both = artifacts_in(tmp_path, NEW, OLD)
+    done = rotate(both, redis, [])
+    assert (done.damaged, done.retired) == ({}, [OLD_ID])
+    (noted,) = deliveries_under(redis, NEW).get("ann", "d1").attempts
+    assert noted.answer.strip() == strange
+
+
 def test_a_key_that_a_process_still_writes_under_is_not_forgotten(redis: redis_py.Redis, tmp_path: Path) -> None:
     both = artifacts_in(tmp_path, NEW, OLD)
     liveness.report(redis, "io@1", told_keys(Keyring([OLD, NEW])))
@@ -284,13 +302,7 @@ def test_a_key_that_a_process_still_writes_under_is_not_forgotten(redis: redis_p
 def test_the_command_names_the_processes_and_takes_force(
     redis: redis_py.Redis, redis_server: str, tmp_path: Path
 ) -> None:
-    texts = [base64.b64encode(key).decode() for key in (NEW, OLD)]
-    settings = Settings(
-        home=tmp_path,
-        redis_url=redis_server,
-        storage_url=f"file://{tmp_path / 'root'}",
-        encryption_keys=",".join(texts),
-    )
+    settings = settings_under(tmp_path, redis_server, NEW, OLD)
     _, command = artifacts_commands(lambda: settings)
     liveness.report(redis, "predict@2", told_keys(Keyring([OLD])))
     assert "has not that key: predict@2" in CliRunner().invoke(command, ["--dry-run"]).output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import redis as redis_py
 from factories import claim_next, claimed, completion, idempotency, new_job, planning, submitted
+from keyrings import NEW, OLD, signature_with, store_under
 from marker_scan import scan_redis
 
 from coatcheck import keys
@@ -19,24 +20,16 @@ from coatcheck.registry import Registry
 from coatcheck.resealing import PLAIN, values_by_key
 from coatcheck.rotation import rotate
 from coatcheck.sealed_values import Sealer
-from coatcheck.signature import NumberInput, Signature, Tensor
 from coatcheck.store import JobStore
 
-KEY, NEWER = bytes(range(32)), bytes(range(1, 33))
 MARKER = "planted-marker-42d1"
 INPUT = b'{"x": "planted-marker-42d1"}'
-SIGNATURE = Signature(
-    task="classification",
-    inputs=(NumberInput(name="x"),),
-    graph_inputs=(Tensor(name="input", datatype="FP32", shape=(-1, 1)),),
-    graph_outputs=(Tensor(name="probabilities", datatype="FP32", shape=(-1, 2)),),
-    classes=(MARKER, "other"),
-)
+SIGNATURE = signature_with(MARKER)
 
 
 @pytest.fixture
 def store(redis: redis_py.Redis) -> JobStore:
-    return JobStore(redis, sealer=Sealer(Keyring([KEY])))
+    return store_under(redis, OLD)
 
 
 def test_a_prediction_is_sealed_from_its_submit_to_its_end(store: JobStore, redis: redis_py.Redis) -> None:
@@ -110,7 +103,7 @@ def test_what_was_plain_before_there_were_keys_is_read(store: JobStore, redis: r
 
 
 def test_a_deliverys_body_and_what_was_answered_are_sealed(redis: redis_py.Redis) -> None:
-    deliveries = Deliveries(redis, Sealer(Keyring([KEY])))
+    deliveries = Deliveries(redis, Sealer(Keyring([OLD])))
     new = NewDelivery(
         id="d1", account="ann", endpoint="", event="e1", type="t", job="", url="http://h", receiver="h:80", body=INPUT
     )
@@ -126,7 +119,7 @@ def test_a_deliverys_body_and_what_was_answered_are_sealed(redis: redis_py.Redis
 
 @pytest.mark.parametrize("sealed", [False, True])
 def test_an_answer_with_any_end_of_line_does_not_break_the_log(redis: redis_py.Redis, sealed: bool) -> None:
-    deliveries = Deliveries(redis, Sealer(Keyring([KEY])) if sealed else None)
+    deliveries = Deliveries(redis, Sealer(Keyring([OLD])) if sealed else None)
     new = NewDelivery(id="d1", account="ann", endpoint="", event="e", type="t", job="", url="http://h", receiver="h:80")
     deliveries.add(new, once=True)
     pace = Pace(lease_ms=10_000, failing_ms=10**9, most_per_receiver=2)
@@ -154,7 +147,7 @@ def test_what_a_version_tells_is_sealed_and_follows_the_newest_key(
     )
     store.complete(completion(claim, publication=publication))
     assert scan_redis(redis, [MARKER]) == []
-    keyring = Keyring([NEWER, KEY])
+    keyring = Keyring([NEW, OLD])
     for sealer in (store.sealer, Sealer(keyring)):
         found = Registry(redis, sealer).find_version(version)
         assert found is not None
@@ -164,7 +157,7 @@ def test_what_a_version_tells_is_sealed_and_follows_the_newest_key(
     done = rotate(ArtifactStore(f"file://{tmp_path}/root", keyring), redis, [])
     assert done.values == 3
     assert values_by_key(redis)[keyring.newest.hex()] == 3
-    again = Registry(redis, Sealer(Keyring([NEWER]))).find_version(version)
+    again = Registry(redis, Sealer(Keyring([NEW]))).find_version(version)
     assert again is not None
     assert again.metrics == metrics
     assert scan_redis(redis, [MARKER]) == []
