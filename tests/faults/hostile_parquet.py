@@ -57,7 +57,7 @@ def parquet() -> list[Hostile]:
 
 
 def _lies(found: Collection) -> None:
-    found.add("a billion rows in the footer", _rows_lie, sample="dataset", harmless=("dataset",))
+    found.add("a billion rows in the footer", _rows_lie, sample="dataset")
     found.add("thrift lists within lists", lambda: _with_footer(b"\x19" + b"\xf9\xff\xff\xff\x0f" * 20_000))
     found.add("thrift structs 100,000 deep", lambda: _with_footer(b"\x1c" * 100_000), sample="batch")
     found.add("a thrift list of 2^31 schema elements", lambda: _with_footer(b"\x15\x02\x19\xfc\xff\xff\xff\xff\x07"))

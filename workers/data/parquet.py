@@ -90,7 +90,8 @@ class ParquetTable:
         rows = max(1, min(_BATCH_ROWS, _BATCH_CELLS // max(1, len(self.names))))
         line = 1
         try:
-            for batch in self._open().iter_batches(batch_size=rows, use_threads=False):
+            file = self._open()
+            for batch in file.iter_batches(batch_size=rows, use_threads=False):
                 cells = [
                     _text(name, column, left_out=name in self.left_out)
                     for name, column in zip(self.names, batch.columns, strict=True)
@@ -102,6 +103,11 @@ class ParquetTable:
                 line += batch.num_rows
         except (pa.ArrowException, OSError, MemoryError) as exc:
             raise _damaged(exc) from None
+        if line - 1 != file.metadata.num_rows:
+            raise refused(
+                "not_parquet",
+                f"the dataset is damaged: its footer says {file.metadata.num_rows} rows, its pages have {line - 1}",
+            )
 
 
 def _damaged(error: BaseException) -> Exception:
