@@ -22,13 +22,17 @@ class Unloaded:
         self._client = client
         self._known: frozenset[str] = frozenset()
         self._read_at = float("-inf")
+        self._forgotten = 0
 
     def has(self, model: str) -> bool:
         """Its serving is suspended."""
-        if time.monotonic() - self._read_at > REMEMBERED_S:
-            self._known = frozenset(name.decode() for name in cast(set[bytes], self._client.smembers(keys.UNLOADED)))
-            self._read_at = time.monotonic()
-        return model in self._known
+        if time.monotonic() - self._read_at <= REMEMBERED_S:
+            return model in self._known
+        forgotten = self._forgotten
+        known = frozenset(name.decode() for name in cast(set[bytes], self._client.smembers(keys.UNLOADED)))
+        if forgotten == self._forgotten:  # else a mark was changed while this was on its way
+            self._known, self._read_at = known, time.monotonic()
+        return model in known
 
     def add(self, model: str) -> None:
         """Suspend its serving."""
@@ -42,4 +46,5 @@ class Unloaded:
 
     def forget(self) -> None:
         """Look again at the next question."""
+        self._forgotten += 1
         self._read_at = float("-inf")

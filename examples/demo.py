@@ -39,6 +39,8 @@ COPIES = 3
 SPOILED = (b"\nnot a number,", b"\nneither,")
 NEEDED_ACCURACY = 0.97
 CALLED_BACK_S = 30
+#: A prediction takes milliseconds; a new version's first one loads it.
+ANSWERED_S = 60
 ALLOW = "COATCHECK_WEBHOOK_ALLOW"
 
 
@@ -120,7 +122,10 @@ def tell_training(training: dict[str, Any]) -> str:
 def predict_by_poll(http: httpx.Client, version: str, image: list[list[float]]) -> dict[str, Any]:
     """Drop off a job, keep the ticket, pick up the result."""
     job: dict[str, Any] = checked(http.post("/v1/predictions", json={"version": version, "input": {"image": image}}))
+    deadline = time.monotonic() + ANSWERED_S
     while job["status"] in ("starting", "processing"):
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"prediction {job['id']} is {job['status']} after {ANSWERED_S} s")
         time.sleep(0.005)
         job = checked(http.get(f"/v1/predictions/{job['id']}"))
     if job["status"] != "succeeded":

@@ -96,12 +96,16 @@ def remove_left_behind(core: Core) -> list[str]:
     What has a manifest goes only when this Redis knows that it should: one that lost its data knows nothing, and
     the manifests are what its records can be made from again.
     """
-    removed, skipping = [], Skipping("clean")
+    removed: list[str] = []
     for find in (_unaccepted_values, _unpublished_runs, _unrecorded_files, _ended_batches):
-        for prefix in find(core, skipping):
-            with skipping.one(prefix):
-                core.artifacts.delete(prefix)
-                removed.append(prefix)
+        skipping = Skipping("clean")
+        try:
+            for prefix in find(core, skipping):
+                with skipping.one(prefix):
+                    core.artifacts.delete(prefix)
+                    removed.append(prefix)
+        except OSError as error:  # of many in a row: the other folders may do
+            log.warning("cleaning waits", action="clean", finder=find.__name__, cause=str(error))
     _forget_uploads(core)
     core.artifacts.clear_rotating(older_than_s=LEFT_BEHIND_MS / 1000)
     return removed

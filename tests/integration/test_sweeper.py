@@ -33,6 +33,7 @@ from coatcheck.embedded_redis import embedded_redis
 from coatcheck.errors import MemoryPressure
 from coatcheck.jobs import Status, new_id
 from coatcheck.settings import Settings
+from coatcheck.skipping import MOST_IN_A_ROW
 from coatcheck.store import JobStore
 from coatcheck.sweeper import Sweeper
 from workers.io import remove_left_behind
@@ -255,6 +256,22 @@ def test_what_cannot_be_removed_stops_nothing_behind_it(core, artifacts, monkeyp
     monkeypatch.setattr(type(artifacts), "delete", refused)
     removed = remove_left_behind(core)
     assert sorted(removed) == sorted(f"{kind}/{hour_ago[n]}" for kind in ("inputs", "batches") for n in (0, 2))
+
+
+def test_a_folder_that_refuses_everything_stops_no_other(core, artifacts, monkeypatch):
+    hour_ago = [new_id(int(time.time() * 1000) - 2 * HOUR_MS) for _ in range(MOST_IN_A_ROW + 1)]
+    for job_id in hour_ago:
+        artifacts.write_bytes(f"inputs/{job_id}/input.json", b"{}")
+    artifacts.write_bytes(f"batches/{hour_ago[0]}/plan.json", b"{}")
+    delete = type(artifacts).delete
+
+    def refused(self, prefix):
+        if prefix.startswith("inputs/"):
+            raise PermissionError(13, "denied")
+        delete(self, prefix)
+
+    monkeypatch.setattr(type(artifacts), "delete", refused)
+    assert remove_left_behind(core) == [f"batches/{hour_ago[0]}"]
 
 
 @pytest.mark.parametrize("begun_anew", [False, True])
