@@ -205,14 +205,14 @@ def _many_entries() -> bytes:
 
 
 def _members(found: Collection, folders: dict[str, bytes]) -> None:
-    only = lambda content: zipped({f"{label}/{n}.png": content for label in ("cat", "dog") for n in range(8)})  # noqa: E731
+    only = lambda content: zipped({f"{label}/{n}.png": content for label in ("cat", "dog") for n in range(12)})  # noqa: E731
     found.add("images that say 60,000 x 60,000", lambda: only(png(60_000, 60_000, rows=1)))
     found.add("images of 16,000 x 1,000 from one kilobyte", lambda: only(png(16_000, 1000)), harmless=("dataset",))
     found.add("images cut off", lambda: only(png(64, 64)[:60]))
     found.add("bitmaps that lie", lambda: only(bmp(2**31 - 1, 2**31 - 1)))
     found.add(
         "sounds that lie",
-        lambda: zipped({f"{label}/{n}.wav": wav(length=2**32 - 1) for label in ("a", "b") for n in range(8)}),
+        lambda: zipped({f"{label}/{n}.wav": wav(length=2**32 - 1) for label in ("a", "b") for n in range(12)}),
         harmless=("dataset",),
     )
     found.add(

@@ -52,7 +52,9 @@ def parquet() -> list[Hostile]:
     _bombs(found)
     _types(found)
     for seed in range(12):
-        found.add(f"bits turned over, {seed}", partial(flipped, good(), seed, 1 + seed))
+        # The fourth's bits are those of numbers: it reads, with other ones.
+        harmless = ("dataset", "batch") if seed == 4 else ()
+        found.add(f"bits turned over, {seed}", partial(flipped, good(), seed, 1 + seed), harmless=harmless)
     return found.files
 
 
@@ -99,7 +101,8 @@ def _bombs(found: Collection) -> None:
     found.add("100 million equal numbers", lambda: _file({"x": pa.repeat(1.0, 10**7), "y": pa.repeat(1, 10**7)}))
     found.add("a cell of 10 MB", lambda: _file({"x": ["a" * 10**7] * 2, "y": [0, 1]}))
     found.add("20,000 columns", lambda: _file({f"c{n}": [n] for n in range(20_000)}, write_statistics=False))
-    found.add("5,000 row groups", lambda: _file({"x": [1.0] * 5000, "y": [0] * 5000}, row_group_size=1))
+    many = {"x": [1.0] * 5000, "y": [0] * 5000}
+    found.add("5,000 row groups", lambda: _file(many, row_group_size=1), harmless=("batch",))
 
 
 def _types(found: Collection) -> None:

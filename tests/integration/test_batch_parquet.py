@@ -188,6 +188,24 @@ def test_damaged_footers_are_refused_and_never_end_the_process():
             inspect(io.BytesIO(content[:cut]), cut)
 
 
+@pytest.mark.parametrize("column", ["note", "x0"])
+def test_column_of_dictionaries_that_unpacks_to_gigabytes_is_refused_before_it_does(column):
+    long = pa.DictionaryArray.from_arrays(pa.array(np.zeros(4096, np.int32)), pa.array(["x" * 2**20]))
+    out = io.BytesIO()
+    pq.write_table(pa.table({"x0": np.arange(4096.0)} | {column: long}), out)
+    with pytest.raises(DamagedFileError, match=f"column {column} unpacks to more than"):
+        score(dense(1, 2), out.getvalue())
+
+
+def test_column_of_dictionaries_stays_one():
+    words = pa.DictionaryArray.from_arrays(pa.array([1, 0, None, 1], pa.int32()), pa.array(["no", "yes"]))
+    out = io.BytesIO()
+    pq.write_table(pa.table({"x0": np.arange(4.0), "note": words}), out)
+    kept = pq.read_table(io.BytesIO(score(dense(1, 2), out.getvalue()).output)).column("note")
+    assert pa.types.is_dictionary(kept.type)
+    assert kept.to_pylist() == ["yes", "no", None, "yes"]
+
+
 def test_dictionary_that_unpacks_to_gigabytes_is_refused_before_it_does():
     long = pa.DictionaryArray.from_arrays(pa.array(np.zeros(4096, np.int32)), pa.array(["x" * 2**20]))
     out = io.BytesIO()

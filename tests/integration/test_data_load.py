@@ -281,6 +281,7 @@ def member(header: bytes, data: bytes = b"", version: int = 1) -> bytes:
         member(b"__import__('os').system('true')"),
         member(b"[" * 5000),
         member(b"{}"),
+        member(b"{'descr': '<f8', 'fortran_order': False, 'shape': (2,), 'evil': 1}", b"\0" * 16),
         member(b" " * 20000, version=2),
         b"\x93NUMPY",
         b"hello",

@@ -8,6 +8,7 @@ its decoding.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -52,7 +53,7 @@ def inspect(source: BinaryIO, size: int) -> FileForm:
         raise InvalidInput(f"the file does not read as Parquet: {why}", field="file") from None
     if len(names) > MAX_COLUMNS:
         raise InvalidInput(f"the file has {len(names)} columns; at most {MAX_COLUMNS} are read", field="file")
-    repeated = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    repeated = next((name for name, count in Counter(names).items() if count > 1), None)
     if repeated is not None:
         raise InvalidInput(f"two columns are named {repeated!r}; rename one", field="file")
     return FileForm(format="parquet", size=size, columns=tuple(names), rows=rows)
@@ -117,6 +118,7 @@ class ParquetReader:
         told = schema(source)
         # A dictionary can repeat one long text a million times: it is unpacked only when its size is known.
         self._texts = [name for name in self._columns if _is_text(told.field(name).type)]
+        self._packed = {name for name in self._texts if pa.types.is_dictionary(told.field(name).type)}
         self._file = _open(source, self._texts)
         #: For some columns each, and the first batch of each where it is read already.
         self._batches: list[Iterator[pa.RecordBatch]] = []
@@ -141,10 +143,13 @@ class ParquetReader:
             raise
 
     def _unpacked(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Texts as texts. Raises ValueError: they are too long."""
-        columns = [_unpack(name, column) if name in self._texts else column
-                   for name, column in zip(batch.schema.names, batch.columns, strict=True)]  # fmt: skip
-        return pa.RecordBatch.from_arrays(columns, batch.schema.names)
+        """Texts as texts, where the file's writer had no dictionary. Raises ValueError: they are too long."""
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        for name in self._texts:
+            if pa.types.is_dictionary(columns[name].type):
+                _check_unpacked(name, columns[name])
+                columns[name] = columns[name] if name in self._packed else _plain(columns[name])
+        return pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
 
     def _go_to(self, place: ChunkPlace, size: int) -> Iterator[None]:
         if self._row_group != place.row_group or self._next > place.offset:
@@ -243,18 +248,17 @@ class ParquetBlock:
 
 
 def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):  # as the file's writer had it
+        kind = kind.value_type
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
     return any(test(kind) for test in tests)
 
 
-def _unpack(name: str, column: pa.Array) -> pa.Array:
-    if not pa.types.is_dictionary(column.type):
-        return column
+def _check_unpacked(name: str, column: pa.DictionaryArray) -> None:
     lengths = np.append(np.asarray(pc.fill_null(pc.binary_length(column.dictionary), 0), np.int64), 0)
     codes = np.asarray(pc.fill_null(column.indices, len(lengths) - 1), np.int64)
     if int(lengths[codes].sum()) > _UNPACKED_BYTES:
         raise ValueError(f"column {name} unpacks to more than {_UNPACKED_BYTES} bytes in {len(column)} rows")
-    return column.dictionary_decode()
 
 
 def _plain(column: pa.Array) -> pa.Array:

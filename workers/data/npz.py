@@ -141,6 +141,8 @@ def _header(file: IO[bytes], name: str) -> tuple[np.dtype[Any], tuple[int, ...],
     try:
         header = ast.literal_eval(file.read(length).decode("latin-1"))
         kind, shape, fortran = header["descr"], header["shape"], header["fortran_order"]
+        if len(header) != 3:  # numpy takes no more either
+            raise ValueError
         sound = isinstance(kind, str) and all(type(n) is int and 0 <= n < 2**48 for n in shape) and len(shape) <= 8
     except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
         raise _refused(f"array {name!r} has a header that does not read") from None

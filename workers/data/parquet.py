@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class ParquetTable:
         except (pa.ArrowException, OSError, MemoryError, ValueError, KeyError) as exc:
             raise _damaged(exc) from None
         names = [str(name) for name in schema.names]
-        repeated = next((name for name in names if name and names.count(name) > 1), None)
+        repeated = next((name for name, count in Counter(names).items() if name and count > 1), None)
         if repeated is not None:
             raise refused("duplicate_column", f"two columns are named {repeated!r}; rename one")
         self.names = tuple(names)
