@@ -5,6 +5,7 @@ Knows no storage.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -75,5 +76,6 @@ class Writeback:
         number = self._target.fileno()
         end = os.fstat(number).st_size
         # Pages that are not needed and not written yet are begun to be written; they stay in memory (Linux).
-        os.posix_fadvise(number, self._sent, end - self._sent, os.POSIX_FADV_DONTNEED)
+        with contextlib.suppress(OSError):  # a file system that knows no such advice
+            os.posix_fadvise(number, self._sent, end - self._sent, os.POSIX_FADV_DONTNEED)
         self._sent = end

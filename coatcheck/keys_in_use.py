@@ -5,7 +5,7 @@ A start without a key in use is refused, and so is a rotation to a key that some
 
 from __future__ import annotations
 
-import os
+import secrets
 import socket
 import time
 from typing import cast
@@ -18,6 +18,8 @@ from coatcheck.errors import Conflict, SettingsError
 
 #: Of a process's figures: the ids of its keys, the newest first.
 FIGURE = "encryption_keys"
+#: Until a process that starts has told of itself.
+START_MS = 120_000
 
 
 def check_keys(client: redis.Redis, keyring: Keyring | None) -> None:
@@ -40,11 +42,11 @@ def check_keys(client: redis.Redis, keyring: Keyring | None) -> None:
         )
     if keyring is not None:
         for key_id in keyring.ids[: 1 if used else None]:
-            client.hsetnx(keys.ENCRYPTION_KEYS, key_id.hex(), str(int(time.time() * 1000)))
+            note_key(client, key_id)
 
 
 def start_with(client: redis.Redis, keyring: Keyring | None) -> str:
-    """`check_keys` of a service or process that starts; it is told as live first, for as long as `liveness` keeps that.
+    """`check_keys` of a service or process that starts; it is told as live first, for two minutes.
 
     So a rotation that begins meanwhile sees it, or it sees the rotation's key in use.
 
@@ -54,14 +56,19 @@ def start_with(client: redis.Redis, keyring: Keyring | None) -> str:
     Raises:
         SettingsError: as `check_keys`.
     """
-    name = f"starting@{socket.gethostname()}.{os.getpid()}"
-    liveness.report(client, name, told_keys(keyring))
+    name = f"starting@{socket.gethostname()}.{secrets.token_hex(3)}"
+    liveness.report(client, name, told_keys(keyring), live_ms=START_MS)
     try:
         check_keys(client, keyring)
     except SettingsError:
         liveness.forget(client, name)
         raise
     return name
+
+
+def note_key(client: redis.Redis, key_id: bytes) -> None:
+    """Something may lie under that key from now on."""
+    client.hsetnx(keys.ENCRYPTION_KEYS, key_id.hex(), str(int(time.time() * 1000)))
 
 
 def forget_key(client: redis.Redis, key_id: bytes) -> None:
@@ -91,7 +98,7 @@ def check_processes(client: redis.Redis, keyring: Keyring) -> None:
         raise Conflict(
             f"These processes have not the newest key {keyring.newest.hex()} and could not read what is rewritten: "
             f"{', '.join(without)}. Restart them with it in COATCHECK_ENCRYPTION_KEYS (one that has ended may "
-            f"be named for {liveness.LIVE_MS // 1000} seconds more), or say --force"
+            f"be named for {liveness.LIVE_MS // 1000} seconds more, `starting@` for {START_MS // 1000}), or say --force"
         )
 
 

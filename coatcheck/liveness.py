@@ -30,13 +30,13 @@ class LiveProcess:
 
     @property
     def kind(self) -> str:
-        """predict, train, io or web."""
+        """predict, train, io, web, or starting."""
         return self.name.partition("@")[0]
 
 
-def report(client: redis.Redis, name: str, figures: dict[str, Any]) -> None:
+def report(client: redis.Redis, name: str, figures: dict[str, Any], *, live_ms: int = LIVE_MS) -> None:
     """Tell that the process lives, with its counters and gauges; also while Redis is full."""
-    client.eval(_REPORT, 2, keys.alive(name), _SEEN, json.dumps(figures), LIVE_MS, time.time(), name)
+    client.eval(_REPORT, 2, keys.alive(name), _SEEN, json.dumps(figures), live_ms, time.time(), name)
 
 
 def forget(client: redis.Redis, name: str) -> None:

@@ -16,8 +16,9 @@ import redis
 
 from coatcheck import keys
 from coatcheck.artifacts import ArtifactStore
-from coatcheck.errors import ArtifactDamaged, FileNotFound
-from coatcheck.keys_in_use import check_keys, check_processes, forget_key, written_under
+from coatcheck.encryption import Keyring
+from coatcheck.errors import ArtifactDamaged, Conflict, FileNotFound
+from coatcheck.keys_in_use import check_keys, check_processes, forget_key, note_key, written_under
 from coatcheck.resealing import PLAIN, reseal, values_by_key
 from coatcheck.sealed_values import Sealer
 
@@ -76,9 +77,7 @@ def rotate(
     newest = artifacts.keyring.newest
     if not force:
         check_processes(client, artifacts.keyring)
-    check_keys(client, artifacts.keyring)  # from here on the newest is in use: who starts without it is refused
-    if not force:
-        check_processes(client, artifacts.keyring)  # and who started a moment ago has told so before it looked
+    _begin(client, artifacts.keyring, force=force)
     done = Rotated()
     with artifacts.rotating():
         for name in names:
@@ -105,10 +104,29 @@ def rotate(
     return done
 
 
+def _begin(client: redis.Redis, keyring: Keyring, *, force: bool) -> None:
+    """Note the newest key as in use: from here on who starts without it is refused."""
+    newest = keyring.newest
+    known = client.hexists(keys.ENCRYPTION_KEYS, newest.hex())
+    check_keys(client, keyring)
+    if force:
+        return
+    try:
+        check_processes(client, keyring)  # who started a moment ago has told so before it looked
+    except Conflict:
+        if not known and newest.hex() not in written_under(client):
+            forget_key(client, newest)  # what was refused binds nobody
+        raise
+
+
 def _retire(artifacts: ArtifactStore, client: redis.Redis, stays: set[str]) -> list[str]:
     left = stays | set(files_by_key(artifacts)) | set(values_by_key(client))
     used = [key.decode() for key in cast(list[bytes], client.hkeys(keys.ENCRYPTION_KEYS))]
     retired = [key for key in used if key not in left]
     for key in retired:
         forget_key(client, bytes.fromhex(key))
-    return retired
+    # Who started while all was counted may have found such a key still in use, and write under it.
+    again = [key for key in retired if key in written_under(client)]
+    for key in again:
+        note_key(client, bytes.fromhex(key))
+    return [key for key in retired if key not in again]

@@ -20,18 +20,17 @@ class Unloaded:
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._known: frozenset[str] = frozenset()
-        self._read_at = float("-inf")
         self._forgotten = 0
+        #: When they were read, what they were, and how often all was forgotten before that.
+        self._read: tuple[float, frozenset[str], int] = (float("-inf"), frozenset(), 0)
 
     def has(self, model: str) -> bool:
         """Its serving is suspended."""
-        if time.monotonic() - self._read_at <= REMEMBERED_S:
-            return model in self._known
-        forgotten = self._forgotten
-        known = frozenset(name.decode() for name in cast(set[bytes], self._client.smembers(keys.UNLOADED)))
-        if forgotten == self._forgotten:  # else a mark was changed while this was on its way
-            self._known, self._read_at = known, time.monotonic()
+        read_at, known, forgotten = self._read
+        if forgotten != self._forgotten or time.monotonic() - read_at > REMEMBERED_S:
+            forgotten = self._forgotten  # a mark that changes while they are on their way is looked for again
+            known = frozenset(name.decode() for name in cast(set[bytes], self._client.smembers(keys.UNLOADED)))
+            self._read = (time.monotonic(), known, forgotten)
         return model in known
 
     def add(self, model: str) -> None:
@@ -47,4 +46,3 @@ class Unloaded:
     def forget(self) -> None:
         """Look again at the next question."""
         self._forgotten += 1
-        self._read_at = float("-inf")

@@ -52,7 +52,7 @@ def parquet() -> list[Hostile]:
     _bombs(found)
     _types(found)
     for seed in range(12):
-        # The fourth's bits are those of numbers: it reads, with other ones.
+        # The bits of seed 4 are those of numbers: it reads, with other ones.
         harmless = ("dataset", "batch") if seed == 4 else ()
         found.add(f"bits turned over, {seed}", partial(flipped, good(), seed, 1 + seed), harmless=harmless)
     return found.files

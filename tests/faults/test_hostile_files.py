@@ -273,7 +273,8 @@ def problems(found: Found) -> list[str]:
     checks = {
         "was taken": found.outcome == "taken" and not harmless,
         f"was refused though it is harmless: {found.sentence}": found.outcome != "taken" and harmless,
-        f"took over {MOST_S:g} s": found.seconds > MOST_S and not harmless,  # else it is work, and the table tells it
+        # What is harmless is worked through: the table tells how long that took.
+        "took too long": found.seconds > (12 * MOST_S if harmless else MOST_S),
         f"took {found.attempts} attempts": found.attempts > 1 and found.route not in ("batch", "openai"),  # they park
         f"was not foreseen: {found.sentence}": found.code in UNFORESEEN or "unexpected" in found.sentence,
         f"has no reason: {found.sentence}": found.outcome != "taken" and len(found.sentence) < 12,

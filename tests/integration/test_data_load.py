@@ -130,7 +130,7 @@ def test_ids_free_text_and_empty_columns_are_not_used_and_the_reason_is_told(tmp
         ("\n\n  \n", {}, "empty_file"),
         (b"\x89PNG\r\n\x1a\n\0\0\0", {}, "not_a_csv"),
         (b"a\0,\0b\0", {}, "not_a_csv"),
-        (b"\xff\xfea\0,\0b\0", {}, "no_usable_rows"),
+        (b"\xff\xfea\0,\0b\0", {"target": "b"}, "no_usable_rows"),
         (npz(images=images(), labels=LABELS), {}, "shape_mismatch"),
         ("a\n" + "b,c,d\n" * 30, {"target": "a"}, "not_a_csv"),
         ("a,label\n", {}, "no_usable_rows"),

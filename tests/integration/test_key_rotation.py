@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -269,12 +270,31 @@ def test_a_process_that_starts_beside_a_rotation_is_seen_by_it_or_sees_it(
     with pytest.raises(Conflict, match="starting@"):
         rotate(both, redis, [])
     monkeypatch.undo()
+    check_keys(redis, Keyring([OLD]))  # what was refused binds nobody to the new key
+    check_keys(redis, Keyring([NEW, OLD]))
+    redis.hset(keys.ENCRYPTION_KEYS, NEW_ID, "1")  # a rotation has begun
     for process in liveness.live(redis):
         liveness.forget(redis, process.name)
     with pytest.raises(SettingsError, match=NEW_ID):
         start_with(redis, Keyring([OLD]))
     assert liveness.live(redis) == []
     assert rotate(both, redis, []).retired == [OLD_ID]
+
+
+def test_a_key_that_a_process_begins_to_write_under_while_all_is_counted_is_not_forgotten(
+    redis: redis_py.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_keys(redis, Keyring([OLD]))
+    both = artifacts_in(tmp_path, NEW, OLD)
+
+    def counted(client: redis_py.Redis) -> Counter[str]:
+        start_with(redis, Keyring([OLD, NEW]))
+        return values_by_key(client)
+
+    monkeypatch.setattr(rotation, "values_by_key", counted)
+    assert rotate(both, redis, []).retired == []
+    with pytest.raises(SettingsError, match=OLD_ID):
+        check_keys(redis, Keyring([NEW]))
 
 
 def test_a_plain_answer_that_looks_sealed_keeps_no_key_in_use(redis: redis_py.Redis, tmp_path: Path) -> None:

@@ -39,6 +39,17 @@ def test_bytes_are_sent_to_the_disk_as_they_come_each_once(storage, monkeypatch)
     assert sent == [(0, 2 * MIB), (2 * MIB, 2 * MIB)]
 
 
+def test_file_system_that_takes_no_advice_takes_the_file(storage, monkeypatch):
+    def refuse(*_given: int) -> None:
+        raise OSError(22, "no advice here")
+
+    monkeypatch.setattr(os, "posix_fadvise", refuse)
+    storage.write("file", io.BytesIO(bytes(5 * MIB)))
+    monkeypatch.delattr(os, "posix_fadvise")
+    storage.write("other", io.BytesIO(bytes(5 * MIB)))
+    assert storage.read_bytes("file") == storage.read_bytes("other") == bytes(5 * MIB)
+
+
 def test_what_the_disk_refuses_at_the_end_fails_the_file(storage, monkeypatch):
     def refuse(_number: int) -> None:
         raise OSError(5, "the disk is broken")

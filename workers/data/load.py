@@ -39,10 +39,13 @@ from workers.data.space import check_space
 from workers.data.split import check_rows, split
 from workers.data.table import Broken, Table
 from workers.data.tables import TableRows, inputs
+from workers.data.targets import target_names
 from workers.data.training_facts import seen_words, within_bounds
 from workers.data.vocabulary import to_tokens
 from workers.data.writer import RowReader, Written, label_bytes, write_table
 
+#: A refused table of more columns is told by its sentence alone.
+_MOST_TOLD = 2000
 #: What each recipe learns from.
 RECIPE_WANTS = {
     "linear": ("table",),
@@ -120,6 +123,8 @@ def refused_report(path: Path, options: TrainingInput, recipe: str, why: Invalid
         if is_zip(path) or "table" not in RECIPE_WANTS[recipe]:
             raise why
         table = open_table(path)
+        if len(table.names) > _MOST_TOLD:
+            raise why
         found = Report(format=table.format)
         table.describe(found)
         counted = profile(table, options.split_column if options.split_column in table.names else "")
@@ -149,6 +154,7 @@ def _planned(path: Path, options: TrainingInput, recipe: str) -> tuple[Table, Pl
         if "image" in wants:
             raise pixels.no_shape(table)
         raise refused("wrong_format", f"catalog/{recipe} reads {wants[0]} data; the dataset is a {table.format} table")
+    target_names(table.names, options, recipe)  # before all cells are read for nothing
     found = Report(format=table.format)
     table.describe(found)
     counted = profile(table, options.split_column)
