@@ -70,7 +70,10 @@ class TrainingProcess:
         """False once it has ended. Does not reap: until `close` its number and its group's stay its own."""
         if self._process.returncode is not None:
             return False
-        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
+        except ChildProcessError:  # another thread has just closed it
+            return False
 
     def begin(self, spec: TrainingSpec, key: bytes = b"") -> None:
         """Give it its training, and the key that its checkpoints are encrypted under.

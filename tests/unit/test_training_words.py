@@ -43,6 +43,15 @@ def test_line_that_is_too_long_is_given_up():
         lines_of(b"short\n" + b"a" * 65_536 + b"b" * 34_465, 100_000)
 
 
+def test_child_that_another_thread_is_about_to_have_closed_is_not_alive(tmp_path: Path):
+    program = tmp_path / "child.py"
+    program.write_text("")
+    child = TrainingProcess((sys.executable, str(program)))
+    os.waitpid(child.pid, 0)  # as `close` does, in the moment before it notes the exit status
+    assert not child.alive
+    child.close()
+
+
 def test_child_that_says_a_line_without_end_is_ended_and_its_training_failed(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(training_process, "read_lines", partial(read_lines, longest=2**20))
     program = tmp_path / "child.py"
