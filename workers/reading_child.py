@@ -131,16 +131,17 @@ def _read_dataset(request: Any, folder: Path, answer: Any) -> None:
     from coatcheck.catalog.parse import parse_training_input
     from coatcheck.errors import InvalidInput
     from workers.data.handover import hand_over
-    from workers.data.load import load, refused_report
+    from workers.data.load import Counted, load, refused_report
 
     options = parse_training_input(request.recipe, request.input)
     assert isinstance(options, TrainingInput)
     test_path = Path(request.test_path) if request.test_path else None
+    path, counted = Path(request.path), Counted()
     try:
-        dataset = load(Path(request.path), options, folder=folder, recipe=request.recipe, test_path=test_path)
+        dataset = load(path, options, folder=folder, recipe=request.recipe, test_path=test_path, counted=counted)
     except InvalidInput as error:
         if request.report:
-            answer.report = refused_report(Path(request.path), options, request.recipe, error)
+            answer.report = refused_report(path, options, request.recipe, error, counted)
         raise
     answer.dataset = hand_over(dataset, folder)
 

@@ -179,15 +179,15 @@ local function tell(id, jk, j, status)
   return true
 end
 
--- Write the record of a job that was accepted, with further names and values, and put it into its queue, `behind`
--- another or not known to be.
-local function accept(id, kind, account, k, ttl, behind, ...)
+-- Write the record of a job that was accepted, with further names and values, and put it into its queue as one that
+-- waits since `since`, `behind` another or not known to be.
+local function accept(id, kind, account, k, ttl, since, behind, ...)
   local expires = now + tonumber(ttl)
   redis.call('HSET', P .. 'job:' .. id, 'st', 'queued', 'kind', kind, 'account', account, 'k', k, 'fence', 0, 'att', 0,
     't_q', now, 'exp_at', expires, 'ttl_ms', ttl, 'hist', '0 submit - ', ...)
   redis.call('ZADD', P .. 'ttl', expires, id)
   redis.call('HINCRBY', P .. 'cnt', 'submitted', 1)
-  enqueue(id, k, 'ready', now, behind)
+  enqueue(id, k, 'ready', since, behind)
 end
 
 -- A claimed job waits again, with a queue TTL of its own; the caller puts it into its lane or delays it.

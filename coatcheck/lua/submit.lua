@@ -86,7 +86,7 @@ local idle = waiting == 0 and family(k) == 'predict' and string.len(given['in'] 
 if idle then
   hand_to(idle[1], idle[2], given)
 else
-  accept(id, ARGV[4], account, k, ARGV[7], waiting > 0, 'model', ARGV[13], unpack(ARGV, 16))
+  accept(id, ARGV[4], account, k, ARGV[7], now, waiting > 0, 'model', ARGV[13], unpack(ARGV, 16))
 end
 redis.call('ZADD', P .. 'of:' .. account .. ':' .. ARGV[4], ARGV[14], id)
 redis.call('HINCRBY', P .. 'open', account, 1)

@@ -276,7 +276,8 @@ def problems(found: Found) -> list[str]:
         # What is harmless is worked through: the table tells how long that took.
         "took too long": found.seconds > (12 * MOST_S if harmless else MOST_S),
         f"took {found.attempts} attempts": found.attempts > 1 and found.route not in ("batch", "openai"),  # they park
-        f"was not foreseen: {found.sentence}": found.code in UNFORESEEN or "unexpected" in found.sentence,
+        f"was not foreseen: {found.sentence}": found.code in UNFORESEEN
+        or any(word in found.sentence for word in ("unexpected", "nobody foresaw")),
         f"has no reason: {found.sentence}": found.outcome != "taken" and len(found.sentence) < 12,
         "shows a trace": "Traceback" in found.sentence or "/" + "root" in found.sentence,
     }

@@ -15,8 +15,10 @@ from scoring import dense, score
 
 from coatcheck.batches import FileForm, Part, Plan
 from coatcheck.errors import InvalidInput
+from workers.batch import block as block_module
+from workers.batch import parquet_chunks
 from workers.batch.assemble import output_stream
-from workers.batch.parquet_chunks import DamagedFileError, inspect
+from workers.batch.parquet_chunks import DamagedFileError, cut, inspect
 from workers.batch.parquet_footer import GROUP_ROWS, NUM_ROWS, NUM_VALUES, footer_bytes
 from workers.batch.thrift_compact import Reader, write_struct
 from workers.batch.thrift_patch import Patcher
@@ -183,9 +185,9 @@ def test_damaged_footers_are_refused_and_never_end_the_process():
         except InvalidInput:
             refused += 1
     assert refused > 100
-    for cut in (0, 4, 11, 12, len(content) // 2, len(content) - 1):
+    for end in (0, 4, 11, 12, len(content) // 2, len(content) - 1):
         with pytest.raises(InvalidInput):
-            inspect(io.BytesIO(content[:cut]), cut)
+            inspect(io.BytesIO(content[:end]), end)
 
 
 @pytest.mark.parametrize("column", ["note", "x0"])
@@ -225,3 +227,70 @@ def test_long_rows_come_in_small_blocks():
     scored = score(dense(1, 2), out.getvalue(), sizes={"group_rows": 16, "chunk_bytes": 4 * 2**20})
     assert max(result.rows for result in scored.results) <= 64
     assert pq.read_table(io.BytesIO(scored.output)).column("note").to_pylist() == texts
+
+
+def many_types(rows: int, group: int) -> bytes:
+    numbers = np.arange(rows)
+    columns = {
+        "x0": pa.array(numbers / 7, mask=numbers % 11 == 0),
+        "x1": pa.array(numbers % 100, pa.int8()),
+        "note": pa.array([f"é{number % 50}" for number in numbers.tolist()]),
+        "word": pa.array([f"w{number % 9}" for number in numbers.tolist()]).dictionary_encode(),
+        "when": pa.array([dt.datetime(2024, 1, 1, tzinfo=dt.UTC)] * rows),
+    }
+    out = io.BytesIO()
+    with pq.ParquetWriter(out, pa.table(columns).schema) as writer:
+        for start in range(0, rows, group):  # each row group with a dictionary of its own
+            part = {name: column.slice(start, group) for name, column in columns.items()}
+            part["word"] = pa.array(part["word"].to_pylist()).dictionary_encode()
+            writer.write_table(pa.table(part))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("group", [1, 7, 100])
+def test_row_groups_that_are_small_make_one_chunk_with_the_same_rows(group, monkeypatch):
+    monkeypatch.setattr(block_module, "BINARY_ROWS", 256)
+    session, sizes = dense(2, 3), {"group_rows": 16, "chunk_rows": 256}
+    whole, parted = (score(session, many_types(3000, rows), sizes=sizes) for rows in (3000, group))
+    most = max(result.rows for result in whole.results)
+    assert most < 3000
+    assert most - group <= max(result.rows for result in parted.results) <= most
+    assert len(parted.results) <= 2 * len(whole.results)
+    assert parted.errors == whole.errors
+    assert len(whole.errors) == 273, "every eleventh"
+    found, wanted = (pq.read_table(io.BytesIO(one.output)) for one in (parted, whole))
+    assert found.num_rows == wanted.num_rows == 3000 - 273
+    for name in wanted.column_names:
+        same, other = wanted.column(name), found.column(name)
+        if pa.types.is_floating(same.type):  # run in other groups
+            np.testing.assert_allclose(other.to_numpy(), same.to_numpy(), rtol=1e-5)
+        else:
+            assert other.to_pylist() == same.to_pylist()
+
+
+def test_small_row_groups_join_only_as_far_as_rows_bytes_and_columns_fit(monkeypatch):
+    def chunks(content: bytes, **sizes: int) -> list[int]:
+        plan = score(dense(2, 3), content, sizes={"group_rows": 16} | sizes).plan
+        return [place.rows for place in cut(io.BytesIO(content), plan)]
+
+    monkeypatch.setattr(block_module, "BINARY_ROWS", 256)
+    content = many_types(6000, 100)
+    rows = chunks(content, chunk_rows=2048)
+    assert sum(rows) == 6000
+    assert set(rows[:-1]) == {2000}
+    claims = pq.ParquetFile(io.BytesIO(content)).metadata
+    size = max(claims.row_group(number).total_byte_size for number in range(60))
+    assert max(chunks(content, chunk_rows=2048, chunk_bytes=2 * size)) == 200
+    monkeypatch.setattr(parquet_chunks, "_COLUMNS_A_CHUNK", 3 * 5)
+    assert chunks(content, chunk_rows=2048) == [300] * 20
+
+
+def test_row_groups_without_rows_are_passed_over():
+    columns = {"x0": pa.array(np.arange(5.0)), "x1": pa.array(np.arange(5.0))}
+    out = io.BytesIO()
+    with pq.ParquetWriter(out, pa.table(columns).schema) as writer:
+        for rows in (0, 0, 3, 0, 2, 0):
+            writer.write_table(pa.table({name: column.slice(0, rows) for name, column in columns.items()}))
+    scored = score(dense(2, 3), out.getvalue())
+    assert pq.ParquetFile(io.BytesIO(out.getvalue())).num_row_groups >= 5
+    assert pq.read_table(io.BytesIO(scored.output)).column("x0").to_pylist() == [0.0, 1.0, 2.0, 0.0, 1.0]

@@ -28,6 +28,7 @@ from coatcheck.signature import (
     TensorInput,
     TextInput,
 )
+from workers.batch import block as block_module
 
 ROWS = 40
 NAMES = ("x0", "x1", "x2")
@@ -80,7 +81,8 @@ def session():
 
 @pytest.mark.parametrize("given", FORMATS)
 @pytest.mark.parametrize("wanted", FORMATS)
-def test_every_format_in_and_out_tells_what_the_api_answers(session, given, wanted):
+def test_every_format_in_and_out_tells_what_the_api_answers(session, given, wanted, monkeypatch):
+    monkeypatch.setattr(block_module, "BINARY_ROWS", 8)
     values = numbers()
     scored = score(session, written(given, values), sizes=SMALL, output_format=wanted)
     assert scored.errors == []

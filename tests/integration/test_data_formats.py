@@ -62,7 +62,7 @@ def as_jsonl() -> str:
 
 def as_parquet(columns: dict[str, Any] | None = None) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(pa.table(columns or COLUMNS), buffer)
+    pq.write_table(pa.table(COLUMNS if columns is None else columns), buffer)
     return buffer.getvalue()
 
 
@@ -127,6 +127,7 @@ def test_parquet_times_are_read_in_utc_and_what_is_no_cell_is_left_out_with_the_
         (as_parquet()[:-8] + b"\xff\xff\xff\x7fPAR1", "not_parquet"),
         (b"PAR1" + b"\0" * 200 + b"\x64\0\0\0PAR1", "not_parquet"),
         (parquet_that_says_more_rows(), "not_parquet"),
+        (as_parquet({}), "no_usable_rows"),
         ('[{"a": 1}]', "not_jsonl"),
         ('{"a": 1\n' * 30, "not_jsonl"),
         ("{}\n" * 30, "not_jsonl"),

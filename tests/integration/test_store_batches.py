@@ -107,6 +107,25 @@ def test_many_chunks_are_accepted_group_by_group(store):
     assert_clean(store)
 
 
+def test_small_batch_does_not_wait_for_all_chunks_of_one_that_came_before(store):
+    large, small = planning(store, children=20), planning(store, children=2)
+    first = [claim.id for _ in range(6) for claim in take_children(store, most=1)]
+    assert first[0] == children_of(large, 1)[0]
+    assert set(first[1:4]) == {*children_of(small, 2), children_of(large, 2)[1]}
+    assert first[4:] == children_of(large, 4)[2:]
+    assert_clean(store)
+
+
+def test_batch_accepted_group_by_group_keeps_its_order_and_shares_like_others(store):
+    large = planning(store, children=3)
+    more = [new_child(large.id, number) for number in range(6)]  # planned again: three are there already
+    assert store.submit_children(large.id, large.token, more) is BeatAnswer.GO_ON
+    small = planning(store, children=1)
+    taken = [claim.id for _ in range(7) for claim in take_children(store, most=1)]
+    assert [one for one in taken if one != children_of(small, 1)[0]] == children_of(large, 6)
+    assert taken.index(children_of(small, 1)[0]) <= 1
+
+
 def test_groups_end_at_their_number_and_at_their_bytes():
     children = [new_child(BATCH, number, input=b"x" * size) for number, size in enumerate((4, 4, 4, 20, 1, 1, 1))]
     sizes = [[len(job.input) for job in group] for group in in_groups(children, most=2, most_bytes=9)]

@@ -1,15 +1,15 @@
-"""Parquet: row ranges inside row groups as chunks, and a chunk's blocks. Knows Arrow's types, not what columns mean.
+"""Parquet: row ranges as chunks, and a chunk's blocks. Knows Arrow's types, not what columns mean.
 
 Written files often have one row group of a million rows, and Arrow reads a row group from its beginning: so a
 reader stays open between chunks and goes on from where it is. What another worker scored is passed over, which costs
-its decoding.
+its decoding. Others have thousands of small ones: a chunk has as many of those as fit.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import msgspec
@@ -33,6 +33,8 @@ _BLOCK_BYTES = 8 * 1024**2
 _UNPACKED_BYTES = 64 * 1024**2
 #: A row group up to so many times a chunk's rows is one chunk.
 _STRETCH = 2
+#: A chunk of several row groups has so many columns of theirs at most: each is begun by itself.
+_COLUMNS_A_CHUNK = 16_384
 #: Columns of a row group that are begun in one step.
 _COLUMNS_A_STEP = 2
 #: Blocks passed over in one step.
@@ -77,30 +79,54 @@ def schema(source: BinaryIO) -> pa.Schema:
 
 
 def cut(source: BinaryIO, plan: Plan) -> Iterator[ChunkPlace]:
-    """The file's chunks: whole blocks, none over the edge of a row group."""
+    """The file's chunks: whole blocks of one row group, or as many whole row groups as fit."""
     claims = _open(source).metadata
-    first = 1
-    for number in range(claims.num_row_groups):
+    first, number = 1, 0
+    while number < claims.num_row_groups:
         group = claims.row_group(number)
-        block = _block_rows(plan, group)
+        block = _block_rows(plan, _row_bytes(group))
         wanted = min(plan.chunk_rows, int(plan.chunk_bytes / max(1.0, _row_bytes(group))))
         rows = max(1, wanted // block) * block
+        together, held = _groups_that_fit(claims, number, plan, rows)
         if group.num_rows <= _STRETCH * rows:  # no other worker has to pass over its rows
-            rows = max(rows, group.num_rows)
-        for offset in range(0, group.num_rows, rows):
-            count = min(rows, group.num_rows - offset)
+            rows = max(rows, held)
+        for offset in range(0, held, rows):
+            count = min(rows, held - offset)
             yield ChunkPlace(first_row=first, rows=count, row_group=number, offset=offset)
             first += count
+        number += together
+
+
+def _groups_that_fit(claims: pq.FileMetaData, first: int, plan: Plan, rows: int) -> tuple[int, int]:
+    """How many row groups from this one on make one chunk of `rows` rows at most, at least 1, and their rows."""
+    together, held, size = 0, 0, 0
+    for number in range(first, claims.num_row_groups):
+        group = claims.row_group(number)
+        held, size, together = held + group.num_rows, size + group.total_byte_size, together + 1
+        if together > 1 and (
+            held > rows or size > plan.chunk_bytes or together * claims.num_columns > _COLUMNS_A_CHUNK
+        ):
+            return together - 1, held - group.num_rows
+    return together, held
 
 
 def _row_bytes(group: pq.RowGroupMetaData) -> float:
     return float(group.total_byte_size / max(1, group.num_rows))
 
 
-def _block_rows(plan: Plan, group: pq.RowGroupMetaData) -> int:
-    """Rows of a block of this row group: fewer where they are long."""
+def _widest_row(claims: pq.FileMetaData, place: ChunkPlace) -> float:
+    """Bytes of a row in that row group of the chunk where they are longest."""
+    number, rows, widest = place.row_group, place.offset + place.rows, 0.0
+    while rows > 0 and number < claims.num_row_groups:
+        group = claims.row_group(number)
+        widest, rows, number = max(widest, _row_bytes(group)), rows - group.num_rows, number + 1
+    return widest
+
+
+def _block_rows(plan: Plan, row_bytes: float) -> int:
+    """Rows of a block: fewer where they are long."""
     rows = block_rows(plan_width(plan), plan.group_rows, text=False)
-    return max(1, min(rows, int(_BLOCK_BYTES / max(1.0, _row_bytes(group)))) // plan.group_rows) * plan.group_rows
+    return max(1, min(rows, int(_BLOCK_BYTES / max(1.0, row_bytes))) // plan.group_rows) * plan.group_rows
 
 
 class DamagedFileError(Exception):
@@ -120,6 +146,7 @@ class ParquetReader:
         self._texts = [name for name in self._columns if _is_text(told.field(name).type)]
         self._packed = {name for name in self._texts if pa.types.is_dictionary(told.field(name).type)}
         self._file = _open(source, self._texts)
+        self._claims = self._file.metadata
         #: For some columns each, and the first batch of each where it is read already.
         self._batches: list[Iterator[pa.RecordBatch]] = []
         self._first: list[pa.RecordBatch | None] = []
@@ -129,11 +156,11 @@ class ParquetReader:
 
     def read(self, place: ChunkPlace) -> Iterator[ParquetBlock | None]:
         """A chunk's blocks; None after a step that gave none."""
-        size = _block_rows(self._plan, self._file.metadata.row_group(place.row_group))
+        size = _block_rows(self._plan, _widest_row(self._claims, place))
         try:
             yield from self._go_to(place, size)
             for first in range(0, place.rows, size):
-                batch = self._unpacked(self._take(min(size, place.rows - first)))
+                batch = self._unpacked((yield from self._gather(min(size, place.rows - first), size)))
                 yield None  # to decode a block takes as long as to look at its numbers
                 yield ParquetBlock(batch, place.first_row + first, self._plan, self._inputs)
         except BaseException as error:
@@ -153,7 +180,6 @@ class ParquetReader:
 
     def _go_to(self, place: ChunkPlace, size: int) -> Iterator[None]:
         if self._row_group != place.row_group or self._next > place.offset:
-            self._row_group, self._next, self._pending = place.row_group, 0, None
             yield from self._open_row_group(place.row_group, size)
         passed = 0
         while self._next < place.offset:
@@ -162,8 +188,22 @@ class ParquetReader:
             if passed % _PASSED_A_STEP == 0:
                 yield None
 
+    def _gather(self, rows: int, size: int) -> Generator[None, None, pa.RecordBatch]:
+        """The next rows, of this row group and those after it."""
+        parts: list[pa.RecordBatch] = []
+        missing = rows
+        while missing:
+            left = self._claims.row_group(self._row_group).num_rows - self._next
+            if left:
+                parts.append(self._take(min(missing, left)))
+                missing -= parts[-1].num_rows
+            else:
+                yield from self._open_row_group(self._row_group + 1, size)
+        return _joined(parts)
+
     def _open_row_group(self, number: int, size: int) -> Iterator[None]:
         """Begin a row group some columns at a time: before the first row of a column its dictionary is decoded."""
+        self._row_group, self._next, self._pending = number, 0, None
         self._batches, self._first = [], []
         for start in range(0, max(1, len(self._columns)), _COLUMNS_A_STEP):
             batches = self._file.iter_batches(
@@ -200,9 +240,11 @@ class ParquetReader:
             parts.append(batch.slice(0, missing))
             missing -= parts[-1].num_rows
         self._next += rows
-        if len(parts) == 1:
-            return parts[0]
-        return pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
+        return _joined(parts)
+
+
+def _joined(parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    return parts[0] if len(parts) == 1 else pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
 
 
 class ParquetBlock:

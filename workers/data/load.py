@@ -24,7 +24,7 @@ from workers.data.formats import open_table
 from workers.data.npz import holds_arrays, holds_blocks, is_zip
 from workers.data.npz_table import NpzTable
 from workers.data.plan import Plan
-from workers.data.profile import profile
+from workers.data.profile import TableProfile, profile
 from workers.data.refusals import refused, shown
 from workers.data.report import Parts, Report
 from workers.data.sequences import (
@@ -62,8 +62,26 @@ RECIPE_WANTS = {
 }
 
 
-def load(path: Path, options: TrainingInput, *, folder: Path, recipe: str, test_path: Path | None = None) -> Dataset:
+@dataclasses.dataclass
+class Counted:
+    """Pass 1 over a table, where it came to its end: what is refused after it need not be read again to be told."""
+
+    table: Table | None = None
+    profile: TableProfile | None = None
+
+
+def load(
+    path: Path,
+    options: TrainingInput,
+    *,
+    folder: Path,
+    recipe: str,
+    test_path: Path | None = None,
+    counted: Counted | None = None,
+) -> Dataset:
     """Read a dataset file (and a second one with the test rows); arrays are files in `folder`.
+
+    Pass 1 over a table is left in `counted`, for `refused_report`.
 
     Raises:
         InvalidInput: with a `code` such as empty_file, not_a_csv, target_missing, one_class_only, no_usable_rows.
@@ -75,7 +93,7 @@ def load(path: Path, options: TrainingInput, *, folder: Path, recipe: str, test_
             return load_folders(path, options, wants=RECIPE_WANTS[recipe], recipe=recipe, folder=folder)
         if not _is_table(path, recipe):
             return _from_arrays(path, options, recipe)
-    table, plan = _planned(path, options, recipe)
+    table, plan = _planned(path, options, recipe, counted if counted is not None else Counted())
     second = open_table(test_path) if test_path is not None else None
     if second is not None and second.names != table.names:
         raise refused(
@@ -113,8 +131,10 @@ def load(path: Path, options: TrainingInput, *, folder: Path, recipe: str, test_
     )
 
 
-def refused_report(path: Path, options: TrainingInput, recipe: str, why: InvalidInput) -> Report:
+def refused_report(path: Path, options: TrainingInput, recipe: str, why: InvalidInput, before: Counted) -> Report:
     """What is in the columns of a table that was refused, with the refusal as a warning; nothing is used of it.
+
+    What was counted before is not counted again.
 
     Raises:
         InvalidInput: `why`, where no table can be read.
@@ -122,12 +142,12 @@ def refused_report(path: Path, options: TrainingInput, recipe: str, why: Invalid
     try:
         if is_zip(path) or "table" not in RECIPE_WANTS[recipe]:
             raise why
-        table = open_table(path)
+        table = before.table or open_table(path)
         if len(table.names) > _MOST_TOLD:
             raise why
         found = Report(format=table.format)
         table.describe(found)
-        counted = profile(table, options.split_column if options.split_column in table.names else "")
+        counted = before.profile or profile(table, options.split_column)
     except InvalidInput:
         raise why from None
     named = (options.target,) if isinstance(options.target, str) else tuple(options.target)
@@ -145,7 +165,7 @@ def refused_report(path: Path, options: TrainingInput, recipe: str, why: Invalid
     return found
 
 
-def _planned(path: Path, options: TrainingInput, recipe: str) -> tuple[Table, Plan]:
+def _planned(path: Path, options: TrainingInput, recipe: str, before: Counted) -> tuple[Table, Plan]:
     """Pass 1: the table in the file, and what is decided about it."""
     table = NpzTable(path) if is_zip(path) else open_table(path)
     wants = RECIPE_WANTS[recipe]
@@ -158,6 +178,7 @@ def _planned(path: Path, options: TrainingInput, recipe: str) -> tuple[Table, Pl
     found = Report(format=table.format)
     table.describe(found)
     counted = profile(table, options.split_column)
+    before.table, before.profile = table, counted
     if "image" in wants and shaped:
         return table, pixels.choose_pixels(counted, options, recipe, found)
     if "table" not in wants or (recipe == "auto" and is_sequence(counted, options, recipe)):

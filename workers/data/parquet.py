@@ -35,7 +35,7 @@ class ParquetTable:
         """Reads the footer.
 
         Raises:
-            InvalidInput: with code not_parquet, too_large or duplicate_column.
+            InvalidInput: with code not_parquet, too_large, no_usable_rows or duplicate_column.
         """
         self._path = path
         self._check_footer()
@@ -44,6 +44,8 @@ class ParquetTable:
         except (pa.ArrowException, OSError, MemoryError, ValueError, KeyError) as exc:
             raise _damaged(exc) from None
         names = [str(name) for name in schema.names]
+        if not names:
+            raise refused("no_usable_rows", "the dataset has no columns")
         repeated = next((name for name, count in Counter(names).items() if name and count > 1), None)
         if repeated is not None:
             raise refused("duplicate_column", f"two columns are named {repeated!r}; rename one")
