@@ -113,6 +113,10 @@ def main() -> None:
     except CoatcheckError as error:
         click.echo(f"coatcheck: {error}", err=True)
         sys.exit(REFUSED)
+    except redis.exceptions.ConnectionError as error:
+        told = f"coatcheck: no Redis answers for the home {os.environ.get('COATCHECK_HOME', '.coatcheck')} ({error}); "
+        click.echo(told + "start the service, or set COATCHECK_HOME to what it was started with", err=True)
+        sys.exit(REFUSED)
     except redis.exceptions.RedisError as error:
         click.echo(f"coatcheck: Redis does not answer as it should: {error}", err=True)
         sys.exit(REFUSED)

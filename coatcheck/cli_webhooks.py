@@ -41,7 +41,10 @@ def account_secret(settings: Settings) -> str:
         answer = connection.getresponse()
         body = answer.read()
     except OSError as error:
-        raise SettingsError(f"no --secret was given and {settings.base_url} does not answer: {error}") from None
+        raise SettingsError(
+            f"no --secret was given and {settings.base_url} does not answer: {error}; "
+            "set COATCHECK_PORT or COATCHECK_PUBLIC_URL as the service has them"
+        ) from None
     finally:
         connection.close()
     if answer.status != 200:

@@ -56,7 +56,7 @@ def job(job_id: str) -> str:
 
 
 def ready(queue: str) -> str:
-    """Sorted set id -> enqueued ms, of a chunk 2 s more for each before it: first attempts."""
+    """Sorted set id -> enqueued ms, of a chunk its turn among the batches: first attempts."""
     return f"{PREFIX}ready:{queue}"
 
 

@@ -68,6 +68,8 @@ def validate_input(signature: Signature, raw: bytes | msgspec.Raw | Any, *, base
     if many and not found.instances:
         refuse(f"input.{MANY}", "empty", "at least one input")
     values = [msgspec.structs.astuple(row) for row in (found.instances if many else (found,))]
+    if any(row.count(None) == len(row) for row in values):  # nothing was given: nulls, or no input at all
+        return _walk(signature, _decode(raw) if encoded else raw, base_url)
     files: dict[str, str] = {}
     for position, item in decoders.looks:
         for number, row in enumerate(values):
@@ -146,6 +148,8 @@ def _walk_row(
             check(item, row[item.name], field, base_url, files)
         elif _required(item):
             raise InvalidInput(f"{field} is missing; expected {expected(item)}", field=field)
+    if not row and signature.inputs:  # each may be missing, but a row of nothing is a mistake
+        refuse("input" if number is None else f"input.{MANY}[{number}]", "empty", "an object with " + _names(signature))
     return tuple(row.get(item.name) for item in signature.inputs)
 
 

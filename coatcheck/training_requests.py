@@ -17,13 +17,14 @@ from coatcheck.catalog.hugging_face import HuggingFaceTraining
 from coatcheck.catalog.options import Learning, TrainingInput
 from coatcheck.catalog.parse import parse_training_input
 from coatcheck.catalog.search_space import search_space
-from coatcheck.errors import InvalidInput
+from coatcheck.errors import FileNotFound, InvalidInput
 from coatcheck.files import Files
 from coatcheck.jobs import Job, Kind, Status
 from coatcheck.registry import Registry, Version, check_name
 from coatcheck.signature_values import file_id
 from coatcheck.store import JobStore
 
+_EXPECTED_FILE = "Expected the id or the address that POST /v1/files answered."
 #: What may differ between a training and the one it goes on from.
 _MAY_DIFFER = frozenset({"resume_from", "max_minutes"})
 
@@ -107,11 +108,13 @@ class TrainingRequests:
         if dataset.startswith("data:"):
             return
         found = file_id(dataset, self._base_url) if "/" in dataset else dataset
-        if found is None:
-            raise InvalidInput(
-                f"{field} is an address elsewhere; upload the file to /v1/files and give its id", field=field
-            )
-        self._files.get(account, found)
+        try:
+            if found is not None:
+                self._files.get(account, found)
+                return
+        except FileNotFound as error:
+            raise FileNotFound(f"{field}: {error} {_EXPECTED_FILE}", field=field) from None
+        raise InvalidInput(f"{field} is {dataset[:80]!r}. {_EXPECTED_FILE}", field=field)
 
     def _check_resumed(self, account: str, wanted: str, base: Version, given: dict[str, Any]) -> None:
         field = "input.resume_from"

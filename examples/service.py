@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 
 from coatcheck.preflight import check_port
+from coatcheck.process_death import die_with_parent
 from coatcheck.settings import Settings
 
 START_S = 60.0
@@ -34,7 +35,11 @@ def running_service(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
         SettingsError: the port is taken. DemoFailed: it did not start.
     """
     check_port(settings.host, settings.port)  # else another service's answers would be taken for this one's
-    process = subprocess.Popen([sys.executable, "-m", "coatcheck", "run"], start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "coatcheck", "run"],
+        start_new_session=True,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl; a demo that is killed leaves nothing running
+    )
     try:
         _wait_ready(settings, process)
         yield process

@@ -239,7 +239,7 @@ local P, by = ARGV[1], tonumber(ARGV[2])
 local aged_sets = {
   ready = 1, solo = 1, busy = 1, delayed = 1, leases = 1, waiting = 1, ttl = 1, done = 1, outbox = 1, poison = 1,
   idle = 1}
-local aged_fields = {'t_q', 't_s', 't_e', 'exp_at', 'del_at', 'cancel'}
+local aged_fields = {'t_q', 'since', 'turn', 't_s', 't_e', 'exp_at', 'del_at', 'cancel'}
 local function earlier(key, names)
   for _, name in ipairs(names) do
     local value = redis.call('HGET', key, name)

@@ -10,6 +10,7 @@ from coatcheck.key_check import KeyCheck
 
 LONGEST_KEY = 512
 
+_OTHER_SCHEMES = ("basic", "digest", "token", "apikey", "negotiate")
 _HOW = "Send `Authorization: Bearer <key>`; the first key is in the file api-key of the service's home folder."
 
 
@@ -31,7 +32,11 @@ def check_header(keys: KeyCheck, header: str) -> Key:
     scheme, _, key = header.partition(" ")
     key = key.strip()
     if scheme.lower() != "bearer":
-        raise Unauthenticated(f"The key was sent as {scheme[:20]!r}, not as Bearer. {_HOW}", field="Authorization")
+        # What stands there is named only where it can be no part of a key.
+        known = f" as {scheme}" if scheme.lower() in _OTHER_SCHEMES else ""
+        raise Unauthenticated(
+            f"The key was sent{known} without the word Bearer before it. {_HOW}", field="Authorization"
+        )
     if not key or len(key) > LONGEST_KEY or not key.isascii() or not key.isprintable() or " " in key:
         raise Unauthenticated(f"The key is malformed. {_HOW}", field="Authorization")
     return keys.authenticate(key)

@@ -108,9 +108,10 @@ def _queue_lines(app_core: Core) -> Iterator[str]:
     client = app_core.store.client
     try:
         yield from _read_queues(client)
-        yield "coatcheck_redis_up 1"
+        up = 1
     except redis.exceptions.RedisError:
-        yield "coatcheck_redis_up 0"
+        up = 0
+    yield from ("# TYPE coatcheck_redis_up gauge", f"coatcheck_redis_up {up}")
 
 
 def _read_queues(client: redis.Redis) -> list[str]:
@@ -130,6 +131,8 @@ def _read_queues(client: redis.Redis) -> list[str]:
     lines += ["# TYPE coatcheck_outbox gauge", f"coatcheck_outbox {outbox}", "# TYPE coatcheck_queue_depth gauge"]
     for kind, queues in zip(QUEUE_KINDS, busy, strict=True):
         lines.append(f'coatcheck_queue_depth{{kind="{kind}"}} {_depth(client, [name for name, _ in queues])}')
+    lines.append("# TYPE coatcheck_queue_oldest_seconds gauge")
+    for kind, queues in zip(QUEUE_KINDS, busy, strict=True):
         oldest = max((now_ms - score for _, score in queues), default=0)
         lines.append(f'coatcheck_queue_oldest_seconds{{kind="{kind}"}} {max(0, oldest) / 1000:g}')
     lines.append("# TYPE coatcheck_events_total counter")

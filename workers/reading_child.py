@@ -138,7 +138,14 @@ def _read_dataset(request: Any, folder: Path, answer: Any) -> None:
     test_path = Path(request.test_path) if request.test_path else None
     path, counted = Path(request.path), Counted()
     try:
-        dataset = load(path, options, folder=folder, recipe=request.recipe, test_path=test_path, counted=counted)
+        dataset = load(
+            path,
+            options,
+            folder=folder,
+            recipe=request.recipe,
+            test_path=test_path,
+            counted=counted if request.report else None,
+        )
     except InvalidInput as error:
         if request.report:
             answer.report = refused_report(path, options, request.recipe, error, counted)

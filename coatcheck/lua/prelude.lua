@@ -190,6 +190,11 @@ local function accept(id, kind, account, k, ttl, since, behind, ...)
   enqueue(id, k, 'ready', since, behind)
 end
 
+-- Since when a first attempt waits, as its queue has it: a batch's child stands behind those before it.
+local function waits_since(jk, j)
+  return j.parent and redis.call('HGET', jk, 'since') or j.t_q
+end
+
 -- A claimed job waits again, with a queue TTL of its own; the caller puts it into its lane or delays it.
 local function requeue(id, jk, j, word, cause, ...)
   -- A training's attempt that was given back or will be tried again has computed; one that was lost is not charged.
@@ -272,7 +277,8 @@ local function finish(id, jk, j, status, word, worker, cause, result, tally, out
   local hist = history(j, word, worker, cause)
   with('st', status); with('t_e', now); with('del_at', delete_at); with('hist', hist)
   redis.call('HSET', jk, unpack(fields))
-  -- Only success drops the input: the others can be submitted again. So can a batch whose rows failed in part.
+  -- Only success drops the input: the others can be submitted again. So can a batch whose rows failed in part; and a
+  -- training's tells what its version was made of.
   local gone = {}
   if j.tok then gone[1] = 'tok' end
   if j.st == 'queued' then gone[#gone + 1] = 'exp_at' end
@@ -280,7 +286,7 @@ local function finish(id, jk, j, status, word, worker, cause, result, tally, out
   if j.follow then gone[#gone + 1] = 'follow' end
   if j.kind == 'batch' then
     gone[#gone + 1] = 'pending'
-  elseif status == 'succeeded' then
+  elseif status == 'succeeded' and j.kind ~= 'training' then
     gone[#gone + 1] = 'in'
   end
   if #gone > 0 then redis.call('HDEL', jk, unpack(gone)) end
@@ -344,7 +350,7 @@ local function give_back(id, jk, j, cause)
   end
   local att = tonumber(j.att) - 1
   requeue(id, jk, j, 'release', cause, 'att', att)
-  if att > 0 then enqueue(id, j.k, 'solo', now) else enqueue(id, j.k, 'ready', j.t_q) end
+  if att > 0 then enqueue(id, j.k, 'solo', now) else enqueue(id, j.k, 'ready', waits_since(jk, j)) end
   wake_waiters(j, id)
 end
 

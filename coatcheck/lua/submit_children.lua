@@ -2,17 +2,16 @@
 -- submit_children: accept children of a claimed batch. Refused whole when Redis is full (no allow-oom here).
 -- A child belongs to its batch's account; it is in no list, counts as nobody's open job, has no webhook and no key.
 -- From: nothing. To: queued. One that exists already (the plan is made again after a loss) stays as it is.
--- The batches of a queue share it: a batch's n-th child waits as if it had come n times APART_MS later, so of two
--- batches the one that had less goes first, and no child waits longer than that for batches that come after its own.
+-- The batches of a queue take turns: a batch begins where the queue stands now, its n-th child n turns later. The
+-- score, milliseconds of the batch that came first and one more a turn, is kept as `since`.
 --
 -- KEYS[1]  prefix
 -- ARGV     1 id of the parent, 2 the parent's token, 3 max queue depth, then for each child: id, queue, kind, queue TTL
 --          ms, version ('' = none to check for suspension), how many names and values follow, and these
 -- returns  {word}: ok | canceling (nothing was accepted: the batch is to end) | fenced | gone | full | pressure | suspended
-local APART_MS = 2000 -- a chunk seldom takes longer
 local parent, token = ARGV[1], ARGV[2]
 local pk = P .. 'job:' .. parent
-local p = redis.call('HMGET', pk, 'st', 'tok', 'cancel', 'account', 'children')
+local p = redis.call('HMGET', pk, 'st', 'tok', 'cancel', 'account', 'children', 'turn')
 if not p[1] then return {'gone'} end
 if p[1] ~= 'running' or p[2] ~= token then return {'fenced'} end
 if p[3] then return {'canceling'} end
@@ -34,13 +33,17 @@ for k, count in pairs(more) do
   local waiting = redis.call('ZCARD', P .. 'ready:' .. k) + redis.call('ZCARD', P .. 'solo:' .. k)
   if waiting + count > tonumber(ARGV[3]) then return {'full'} end
 end
-local before = tonumber(p[5] or '0')
-for n, at in ipairs(children) do
-  local since = now + (before + n - 1) * APART_MS
-  accept(ARGV[at], ARGV[at + 2], p[4], ARGV[at + 1], ARGV[at + 3], since, false, 'parent', parent,
-    unpack(ARGV, at + 6, at + 5 + tonumber(ARGV[at + 5])))
-end
 if #children > 0 then
+  local before, turn = tonumber(p[5] or '0'), p[6]
+  if not turn then
+    turn = redis.call('ZRANGE', P .. 'ready:' .. ARGV[children[1] + 1], 0, 0, 'WITHSCORES')[2] or now
+    redis.call('HSET', pk, 'turn', turn)
+  end
+  for n, at in ipairs(children) do
+    local since = tonumber(turn) + before + n - 1
+    accept(ARGV[at], ARGV[at + 2], p[4], ARGV[at + 1], ARGV[at + 3], since, false, 'parent', parent, 'since', since,
+      unpack(ARGV, at + 6, at + 5 + tonumber(ARGV[at + 5])))
+  end
   redis.call('HINCRBY', pk, 'pending', #children)
   redis.call('HINCRBY', pk, 'children', #children)
 end

@@ -182,7 +182,7 @@ def form_body(fields: Mapping[str, str]) -> BatchRequestBody:
     try:
         return msgspec.convert(given, BatchRequestBody)
     except msgspec.ValidationError as error:
-        raise misfit(str(error)) from None
+        raise misfit(str(error), BatchRequestBody) from None
 
 
 _TEXT = ("model", "version", "format", "output_format", "missing_columns", "formulas", "webhook", "webhook_completed")

@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import inspect
 
 from coatcheck.errors import InvalidInput
 
@@ -31,7 +32,7 @@ def decode_body(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise misfit(str(error)) from None
+        raise misfit(str(error), kind) from None
     except msgspec.DecodeError as error:
         raise InvalidInput(f"The body is not JSON: {_decode_hint(body, str(error))}") from None
     except UnicodeDecodeError as error:
@@ -40,8 +41,8 @@ def decode_body(body: bytes, kind: type[T]) -> T:
         raise InvalidInput("The body is nested too deeply; expected at most a few hundred levels") from None
 
 
-def misfit(message: str) -> InvalidInput:
-    """A sentence of msgspec's, with the path as a field: "Expected `str`, got `int` - at `$.version`"."""
+def misfit(message: str, kind: Any) -> InvalidInput:
+    """A sentence of msgspec's about a `kind`, its path as a field: "Expected `str`, got `int` - at `$.version`"."""
     text, _, path = message.partition(" - at `$")
     field = path.rstrip("`").lstrip(".") or None
     missing = re.fullmatch(r"Object missing required field `(.+)`", text)
@@ -52,7 +53,29 @@ def misfit(message: str) -> InvalidInput:
     if words:
         expected = words[1].replace("object | null", "object").replace("str", "text")
         return InvalidInput(f"{field or 'The body'} is {words[2]}; expected {expected}", field=field)
+    word = re.fullmatch(r"Invalid enum value '(.*)'", text, re.DOTALL)
+    if word and field:
+        allowed = ", ".join(_words_of(kind, field))
+        return InvalidInput(f"{field} is {word[1][:40]!r}; expected one of {allowed}", field=field)
     return InvalidInput(f"{field or 'The body'} does not fit: {text}", field=field)
+
+
+def _words_of(kind: Any, field: str) -> list[str]:
+    """The words that a type takes at a field such as `events[0]`."""
+    found = _parts(inspect.type_info(kind))
+    for step in re.findall(r"[^.\[\]]+", field):
+        found = [part for one in found for inner in _inside(one, step) for part in _parts(inner)]
+    return [str(value) for one in found if isinstance(one, inspect.LiteralType) for value in one.values if value]
+
+
+def _parts(kind: inspect.Type) -> list[inspect.Type]:
+    return list(kind.types) if isinstance(kind, inspect.UnionType) else [kind]
+
+
+def _inside(kind: inspect.Type, step: str) -> list[inspect.Type]:
+    if isinstance(kind, inspect.StructType):
+        return [member.type for member in kind.fields if member.encode_name == step]
+    return [kind.item_type] if isinstance(kind, (inspect.ListType, inspect.VarTupleType)) else []
 
 
 def _decode_hint(body: bytes, message: str) -> str:

@@ -84,9 +84,10 @@ def test_curl_lines_train_and_predict(environment):
 
 def test_file_is_scored_by_the_model_of_the_five_minutes(environment):
     answers = follow(block("-F file=@rows.csv"), environment, EXPORTS)
-    assert json.loads(answers[1])["rows"] == {"total": 1797, "succeeded": 1797, "failed": 0}
+    assert json.loads(answers[1])["rows"] == {"total": 1798, "succeeded": 1797, "failed": 1}
     assert answers[2].splitlines()[0].endswith(",digit,label," + ",".join(f"probabilities.{n}" for n in range(10)))
-    assert answers[3] == ""
+    (error,) = map(json.loads, answers[3].splitlines())
+    assert (error["row"], error["line"]) == (1798, 1799)
 
 
 def test_own_data_is_reported_trained_promoted_and_taken_home(environment):
@@ -97,6 +98,7 @@ def test_own_data_is_reported_trained_promoted_and_taken_home(environment):
     assert trained["output"]["metrics"]["accuracy"] > trained["output"]["metrics"]["baseline"]["accuracy"]
     assert answers[4].startswith("# ")
     assert json.loads(answers[5])["number"] == 1
+    assert json.loads(answers[6])["output"]["label"] in {"benign", "malignant"}
     assert (Path(environment["PWD"]) / "model.onnx").stat().st_size > 1000
 
 

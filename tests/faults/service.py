@@ -22,6 +22,7 @@ from typing import Any
 from coatcheck import liveness
 from coatcheck.core import Core, open_core
 from coatcheck.errors import StoreUnavailable
+from coatcheck.process_death import die_with_parent
 from coatcheck.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -168,6 +169,7 @@ def running_service(home: Path, **environment: str) -> Iterator[Service]:
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=console,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl; a test run that is killed leaves nothing running
             env={
                 **inherited,
                 **given,

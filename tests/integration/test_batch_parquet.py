@@ -281,8 +281,23 @@ def test_small_row_groups_join_only_as_far_as_rows_bytes_and_columns_fit(monkeyp
     claims = pq.ParquetFile(io.BytesIO(content)).metadata
     size = max(claims.row_group(number).total_byte_size for number in range(60))
     assert max(chunks(content, chunk_rows=2048, chunk_bytes=2 * size)) == 200
-    monkeypatch.setattr(parquet_chunks, "_COLUMNS_A_CHUNK", 3 * 5)
+    monkeypatch.setattr(parquet_chunks, "_COLUMNS_A_CHUNK", 3 * 5 + 1)
     assert chunks(content, chunk_rows=2048) == [300] * 20
+
+
+def test_row_groups_that_unpack_to_more_than_they_say_are_refused_before_all_are_held(monkeypatch):
+    monkeypatch.setattr(parquet_chunks, "_JOINED_BYTES", 8 * 2**20)
+    out = io.BytesIO()
+    schema = pa.schema([("x0", pa.float64()), ("note", pa.dictionary(pa.int32(), pa.string()))])
+    with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+        for number in range(40):  # each with a long text that no row has
+            words = pa.DictionaryArray.from_arrays(pa.array([0], pa.int32()), pa.array(["a", f"{number}" * 2**19]))
+            writer.write_table(pa.table({"x0": [1.0], "note": words}, schema))
+    content = out.getvalue()
+    with pytest.raises(DamagedFileError, match="row groups unpack to more than"):
+        score(dense(1, 2), content, sizes={"chunk_bytes": 2**30})
+    scored = score(dense(1, 2), content, sizes={"chunk_bytes": 2**21})
+    assert sum(result.succeeded for result in scored.results) == 40
 
 
 def test_row_groups_without_rows_are_passed_over():

@@ -72,9 +72,11 @@ def test_bad_setting_is_one_line_and_status_2(coatcheck):
 
 
 def test_redis_that_is_away_is_one_line_and_status_2(coatcheck):
-    answer = coatcheck("audit", COATCHECK_REDIS_URL="unix:///nonexistent/redis.sock")
+    answer = coatcheck("audit", COATCHECK_REDIS_URL="unix:///nonexistent/redis.sock", COATCHECK_HOME="of/mine")
     assert answer.returncode == 2
-    assert len(answer.stderr.splitlines()) == 1
+    (line,) = answer.stderr.splitlines()
+    assert "no Redis answers for the home of/mine" in line
+    assert line.endswith("start the service, or set COATCHECK_HOME to what it was started with")
 
 
 def test_suspended_version_takes_jobs_again_when_resumed(coatcheck, redis):

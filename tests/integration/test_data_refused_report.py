@@ -60,3 +60,12 @@ def test_refusal_by_the_names_alone_is_told_with_the_table_read_once(tmp_path, r
     assert reading.call_count == 1
     assert (found.rows, found.target) == (41, [])
     assert found.warnings[-1].code == "target_missing"
+
+
+def test_key_that_comes_late_in_a_file_that_is_taken_is_told_too(tmp_path):
+    path = tmp_path / "dataset"
+    lines = [f'{{"size": {n}, "kind": "{"ab"[n % 2]}"}}' for n in range(10_050)]
+    path.write_text("\n".join([*lines, '{"size": 1, "kind": "a", "color": "red"}']) + "\n")
+    options = msgspec.convert({"dataset": "x", "target": "kind"}, MlpTraining)
+    report = load(path, options, folder=tmp_path / "work", recipe="mlp").report
+    assert [warning.code for warning in report.warnings if warning.code == "late_key"] == ["late_key"]

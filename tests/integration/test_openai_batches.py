@@ -67,7 +67,6 @@ def score(core: Core, claim: Claimed) -> Callable[[], object]:
     runner = ChunkRunner(core, Failpoints(""), between=lambda: None, unwanted=lambda _: False)
     completion = runner.run(pool.get(job.version), claim)
     assert completion is not None
-    runner.forget()
     return lambda: core.store.complete(completion)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import pytest
 from bulk_chunks import start_batch
@@ -184,5 +185,23 @@ def test_file_of_a_batch_is_closed_when_no_chunk_of_it_comes_any_more(core, monk
     batch = start_batch(core, version, CSV, chunk_rows=8 * ROWS, group_rows=ROWS)
     with running(core) as worker:
         finished(core, *batch.chunks)
-        wait_until(lambda: worker.loop._chunks._opened is None)
+        wait_until(lambda: worker.loop._chunks._opened == {})
     assert batch.output().count(b"\n") == 60 * ROWS + 1
+
+
+def test_files_of_batches_that_take_turns_stay_open_up_to_a_few(core, monkeypatch):
+    monkeypatch.setattr("workers.batch.chunks._MOST_OPEN", 2)
+    version = publish(core, lookup(), "lookup")
+    open_file = mock.Mock(wraps=core.artifacts.open)
+    monkeypatch.setattr(core.artifacts, "open", open_file)
+    two = [start_batch(core, version, CSV, chunk_rows=8 * ROWS, group_rows=ROWS) for _ in range(2)]
+    sources = {batch.plan.source for batch in two}
+    with running(core) as worker:
+        finished(core, *two[0].chunks, *two[1].chunks)
+        opened = [call.args[0] for call in open_file.call_args_list]
+        assert sorted(name for name in opened if name in sources) == sorted(sources)
+        third = start_batch(core, version, CSV, chunk_rows=8 * ROWS, group_rows=ROWS)
+        finished(core, *third.chunks)
+        assert len(worker.loop._chunks._opened) == 2
+    for batch in (*two, third):
+        assert batch.output().count(b"\n") == 60 * ROWS + 1

@@ -107,23 +107,50 @@ def test_many_chunks_are_accepted_group_by_group(store):
     assert_clean(store)
 
 
-def test_small_batch_does_not_wait_for_all_chunks_of_one_that_came_before(store):
-    large, small = planning(store, children=20), planning(store, children=2)
-    first = [claim.id for _ in range(6) for claim in take_children(store, most=1)]
-    assert first[0] == children_of(large, 1)[0]
-    assert set(first[1:4]) == {*children_of(small, 2), children_of(large, 2)[1]}
-    assert first[4:] == children_of(large, 4)[2:]
+def taken_one_by_one(store: JobStore, count: int) -> list[str]:
+    return [claim.id for _ in range(count) for claim in take_children(store, most=1)]
+
+
+def test_batches_of_one_version_take_turns_from_when_the_later_one_came(store):
+    large = planning(store, children=20)
+    assert taken_one_by_one(store, 5) == children_of(large, 5)
+    age(store.client, 3_600_000)  # however long a chunk takes
+    small = planning(store, children=2)
+    (a, b), rest = children_of(small, 2), children_of(large, 20)[5:]
+    assert taken_one_by_one(store, 6) == [rest[0], a, rest[1], b, rest[2], rest[3]]
     assert_clean(store)
 
 
-def test_batch_accepted_group_by_group_keeps_its_order_and_shares_like_others(store):
+def test_batch_planned_group_by_group_keeps_its_turns(store):
     large = planning(store, children=3)
+    small = planning(store, children=6)
+    assert taken_one_by_one(store, 4) == [
+        child for pair in zip(children_of(large, 2), children_of(small, 2), strict=True) for child in pair
+    ]
     more = [new_child(large.id, number) for number in range(6)]  # planned again: three are there already
     assert store.submit_children(large.id, large.token, more) is BeatAnswer.GO_ON
-    small = planning(store, children=1)
-    taken = [claim.id for _ in range(7) for claim in take_children(store, most=1)]
-    assert [one for one in taken if one != children_of(small, 1)[0]] == children_of(large, 6)
-    assert taken.index(children_of(small, 1)[0]) <= 1
+    both = zip(children_of(large, 6)[2:], children_of(small, 6)[2:], strict=True)
+    assert taken_one_by_one(store, 8) == [child for pair in both for child in pair]
+
+
+def test_chunk_that_is_handed_back_keeps_its_turn(store):
+    large = planning(store, children=4)
+    age(store.client, 3_600_000)
+    small = planning(store, children=2)
+    first, second = take_children(store, most=1)[0], take_children(store, most=1)[0]
+    assert (first.id, second.id) == (children_of(large, 1)[0], children_of(small, 1)[0])
+    store.release([(first.id, first.token), (second.id, second.token)])
+    assert taken_one_by_one(store, 4) == [first.id, second.id, children_of(large, 2)[1], children_of(small, 2)[1]]
+    assert_clean(store)
+
+
+def test_chunk_that_the_auditor_puts_back_keeps_its_turn(store):
+    large = planning(store, children=4)
+    age(store.client, 3_600_000)
+    small = planning(store, children=2)
+    store.client.zrem(keys.ready(BULK), *children_of(small, 2))
+    audit(store, repair=True)
+    assert taken_one_by_one(store, 3) == [children_of(large, 1)[0], children_of(small, 1)[0], children_of(large, 2)[1]]
 
 
 def test_groups_end_at_their_number_and_at_their_bytes():

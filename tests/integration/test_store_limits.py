@@ -85,13 +85,11 @@ def test_full_queue_refuses_and_takes_again_when_a_job_has_left(redis):
 
 def test_account_at_its_limit_is_refused_alone(redis):
     store = JobStore(redis, max_open_jobs=2)
-    submitted(store)
-    claim_next(store)
+    claim = claimed(store)
     submitted(store)
     with pytest.raises(TooManyOpenJobs):
         submitted(store)
     submitted(store, account="bob")
-    claim = claim_next(store).jobs[0]
     store.complete(completion(claim))
     submitted(store)
     assert_clean(store)
@@ -410,6 +408,15 @@ def test_success_drops_the_input_and_every_other_end_keeps_it(store):
         job = store.get(made(store, state).id)
         assert job is not None
         assert (job.input is not None) == kept, state
+
+
+def test_training_tells_what_its_version_was_made_of_though_it_succeeded(store):
+    submitted(store, kind=Kind.TRAINING, queue="train", input=b'{"dataset": "f"}')
+    (claim,) = claim_next(store, kind="train").jobs
+    store.complete(completion(claim))
+    job = store.get(claim.id)
+    assert job is not None
+    assert (job.status, job.input) == (Status.SUCCEEDED, b'{"dataset": "f"}')
 
 
 def test_history_keeps_its_first_line_and_the_newest_nine(store):

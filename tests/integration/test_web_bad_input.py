@@ -231,7 +231,14 @@ def test_training_of_what_is_no_base_model_is_refused(service):
     assert train(service, {}, model="catalog/none").status_code == 404
     assert train(service, {}, version="9").status_code == 404
     assert train(service, {"dataset": "x"}, model=MODEL).status_code == 422
-    assert train(service, {"dataset": "c00000000000000000000000000"}).status_code == 404
+    problem(train(service, {"dataset": "c00000000000000000000000000"}), 404, "input.dataset")
+
+
+@pytest.mark.parametrize(("dataset", "status"), [("my.csv", 404), ("<file id>", 404), ("/tmp/my.csv", 422)])
+def test_dataset_that_is_no_file_of_ours_is_told_what_was_expected(service, dataset, status):
+    told = problem(train(service, {"dataset": dataset}), status, "input.dataset")
+    assert dataset in told["detail"]
+    assert "the id or the address that POST /v1/files answered" in told["detail"]
 
 
 # --- bodies -------------------------------------------------------------------------------------------------

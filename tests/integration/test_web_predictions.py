@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 from factories import age
 from web_service import IMAGE_MODEL, MODEL, OTHER_KEY, VERSION, web_service
 
-from coatcheck import keys
 from coatcheck.claims import Completion
 from coatcheck.jobs import Status, new_id
 
@@ -387,7 +388,11 @@ def test_process_tells_its_figures(service):
         text = service.client.get("/metrics").text
     assert 'coatcheck_queue_depth{kind="predict"}' in text
     assert 'route="/v1/predictions",status="201"' in text
-    assert service.core.store.client.zcard(keys.ready(f"predict:{VERSION}")) >= 0
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    explained = set(re.findall(r"`(coatcheck_[a-z_]+)", page))
+    told = set(re.findall(r"^(coatcheck_(?!process_)[a-z_]+)", text, re.MULTILINE))
+    assert len(told) > 7
+    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in told} <= explained
 
 
 def test_head_is_answered_like_get_without_the_body(service):

@@ -88,7 +88,7 @@ def test_fields_of_a_form_are_read_as_json_would_be():
         ({"join": "maybe"}, "join is 'maybe'; expected true or false"),
         ({"deadline": "soon"}, "deadline is 'soon'; expected a number"),
         ({"include": "[1]"}, "expected a JSON list of texts"),
-        ({"webhook_events_filter": "never"}, "webhook_events_filter[0] does not fit"),
+        ({"webhook_events_filter": "never"}, "webhook_events_filter[0] is 'never'; expected one of"),
     ],
 )
 def test_field_that_does_not_fit_is_named(fields, told):

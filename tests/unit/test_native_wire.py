@@ -210,7 +210,11 @@ def test_input_is_kept_as_it_was_sent():
         (b'{"version": 3, "input": {}}', "version", ("int", "text")),
         (b'{"input": {}}', "version", ("missing",)),
         (b'{"version": "v"}', "input", ("missing",)),
-        (b'{"version": "v", "input": {}, "webhook_events_filter": ["done"]}', "webhook_events_filter[0]", ("done",)),
+        (
+            b'{"version": "v", "input": {}, "webhook_events_filter": ["done"]}',
+            "webhook_events_filter[0]",
+            ("'done'", "expected one of completed, logs, output, start"),
+        ),
         (b"[1, 2]", None, ("array", "object")),
         (b'"text"', None, ("str", "object")),
         (b"", None, ("empty",)),
@@ -231,7 +235,9 @@ def test_body_that_does_not_fit_is_refused_by_field(body, field, words):
 def test_training_and_model_bodies_are_checked():
     assert refused(b'{"input": []}', TrainingBody).field == "input"
     assert refused(b'{"input": {}, "destination": null}', TrainingBody).field == "destination"
-    assert refused(b'{"owner": "me", "name": "x", "visibility": "secret"}', ModelBody).field == "visibility"
+    error = refused(b'{"owner": "me", "name": "x", "visibility": "secret"}', ModelBody)
+    assert error.field == "visibility"
+    assert str(error) == "visibility is 'secret'; expected one of private, public"
 
 
 @given(st.binary(max_size=200))

@@ -10,6 +10,7 @@ import math
 import time
 
 import hypothesis
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -154,6 +155,29 @@ def test_numbers_that_are_not_finite_are_refused_in_objects_too(bad):
         validate_input(DIGITS, {"image": digit(bad)})
     with pytest.raises(InvalidInput):
         validate_input(TABLE, ROW | {"petal length (cm)": bad})
+
+
+TWO = msgspec.structs.replace(
+    TABLE, inputs=(NumberInput(name="a", required=False), NumberInput(name="b", required=False))
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "values"), [({"a": 1}, (1, None)), ({"b": 2}, (None, 2)), ({"a": None}, (None, None))]
+)
+def test_a_row_may_lack_columns_or_say_null(value, values):
+    for raw in (json.dumps(value).encode(), value):
+        assert validate_input(TWO, raw).values == [values]
+
+
+@pytest.mark.parametrize(
+    ("value", "field"), [({}, "input"), ({"instances": [{"b": 2}, {"a": None}, {}]}, "input.instances[2]")]
+)
+def test_a_row_of_nothing_is_refused_though_each_column_may_be_missing(value, field):
+    for raw in (json.dumps(value).encode(), value):
+        with pytest.raises(InvalidInput, match="is empty; expected an object with a, b") as caught:
+            validate_input(TWO, raw)
+        assert caught.value.field == field
 
 
 def test_an_unknown_input_has_its_own_error():

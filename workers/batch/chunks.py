@@ -1,7 +1,7 @@
 """A worker's claimed chunks: the plan and the open file they need, their parts in storage, their completion.
 
-Knows jobs and storage; how a chunk is scored is `score.py`'s. One batch is remembered, so that the chunks of a file
-do not each open it again.
+Knows jobs and storage; how a chunk is scored is `score.py`'s. A few batches are remembered, so that the chunks of a
+file do not each open it again: batches of one version take turns.
 """
 
 from __future__ import annotations
@@ -31,21 +31,23 @@ from workers.batch.score import score_chunk
 from workers.sessions import LoadedSession
 from workers.turns import whole_slice
 
-#: How long a batch is remembered after its last chunk here.
+#: How many batches are remembered, and how long each after its last chunk here.
+_MOST_OPEN = 4
 _KEPT_S = 10.0
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Opened:
-    """The batch whose chunks are scored now."""
+    """A batch whose chunks are scored now."""
 
-    batch: str
     plan: Plan
     source: BinaryIO
     #: `score_chunk` or `score_requests` with the open file.
     score: Callable[..., Generator[None, None, ChunkResult]]
+    #: When its last chunk was, monotonic seconds.
+    used: float
 
 
 class ChunkRunner:
@@ -70,10 +72,10 @@ class ChunkRunner:
         self._between = between
         self._unwanted = unwanted
         self._slice_s = slice_s
-        self._opened: _Opened | None = None
+        #: By batch, the one whose chunk was last is the last.
+        self._opened: dict[str, _Opened] = {}
         #: Held while a chunk is scored.
         self._busy = threading.Lock()
-        self._used = 0.0
         self._timer: threading.Timer | None = None
 
     def run(self, session: LoadedSession, job: Claimed) -> Completion | None:
@@ -86,10 +88,9 @@ class ChunkRunner:
             try:
                 return self._run(session, job)
             finally:
-                self._used = time.monotonic()
                 if self._timer is not None:
                     self._timer.cancel()
-                self._timer = threading.Timer(_KEPT_S, self._forget_unused)
+                self._timer = threading.Timer(_KEPT_S, self._forget_at_rest)
                 self._timer.daemon = True
                 self._timer.start()
 
@@ -112,14 +113,15 @@ class ChunkRunner:
         try:
             result = self._slices(slices, job)
         except DamagedFileError as error:
-            self.forget()
+            self._forget(chunk.batch)
             log.warning("chunk does not read", action="score", job_id=job.id, cause=error)
             return _failed(job, "damaged_file", "The file is damaged here: these rows do not read as Parquet.")
         except BaseException:
-            self.forget()
+            self._forget(chunk.batch)
             raise
+        opened.used = time.monotonic()
         if result is None:
-            self.forget()
+            self._forget(chunk.batch)
             return None
         return Completion(
             id=job.id,
@@ -143,33 +145,40 @@ class ChunkRunner:
                 self._failpoints.hit("slice")
                 self._between()
 
-    def _forget_unused(self) -> None:
-        """A batch that has ended need not keep its file open, nor what the reader holds of it."""
+    def _forget_at_rest(self) -> None:
         if self._busy.acquire(blocking=False):
             try:
-                if time.monotonic() - self._used >= _KEPT_S * 0.9:
-                    self.forget()
+                self._forget_unused()
             finally:
                 self._busy.release()
 
-    def forget(self) -> None:
-        """Close the batch that was remembered."""
-        if self._opened is not None:
+    def _forget_unused(self) -> None:
+        """A batch that has ended need not keep its file open, nor what the reader holds of it."""
+        before = time.monotonic() - _KEPT_S * 0.9
+        for batch in [batch for batch, opened in self._opened.items() if opened.used <= before]:
+            self._forget(batch)
+
+    def _forget(self, batch: str) -> None:
+        opened = self._opened.pop(batch, None)
+        if opened is not None:
             with contextlib.suppress(Exception):
-                self._opened.source.close()
-        self._opened = None
+                opened.source.close()
 
     def _open(self, batch: str, session: LoadedSession) -> _Opened:
-        if self._opened is None or self._opened.batch != batch:
-            self.forget()
+        self._forget_unused()
+        opened = self._opened.pop(batch, None)
+        if opened is None:
+            while len(self._opened) >= _MOST_OPEN:
+                self._forget(next(iter(self._opened)))
             plan = msgspec.json.decode(self._core.artifacts.read_bytes(plan_name(batch)), type=Plan)
             source = self._core.artifacts.open(plan.source)
             if plan.form.format == "openai":
                 score: Callable[..., Generator[None, None, ChunkResult]] = partial(score_requests, source=source)
             else:
                 score = partial(score_chunk, reader=open_reader(source, plan, session.signature))
-            self._opened = _Opened(batch=batch, plan=plan, source=source, score=score)
-        return self._opened
+            opened = _Opened(plan=plan, source=source, score=score, used=time.monotonic())
+        self._opened[batch] = opened
+        return opened
 
     def _stored(self, job: Claimed) -> bytes:
         return self._core.artifacts.read_bytes(f"{job.input_ref}/input.json")

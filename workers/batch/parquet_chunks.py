@@ -33,8 +33,10 @@ _BLOCK_BYTES = 8 * 1024**2
 _UNPACKED_BYTES = 64 * 1024**2
 #: A row group up to so many times a chunk's rows is one chunk.
 _STRETCH = 2
-#: A chunk of several row groups has so many columns of theirs at most: each is begun by itself.
-_COLUMNS_A_CHUNK = 16_384
+#: A chunk of several row groups has so many columns of theirs at most, each is begun by itself; and what a block joins
+#: of them has so many bytes: what a footer says of that need not be so.
+_COLUMNS_A_CHUNK = 4096
+_JOINED_BYTES = 4 * _UNPACKED_BYTES
 #: Columns of a row group that are begun in one step.
 _COLUMNS_A_STEP = 2
 #: Blocks passed over in one step.
@@ -81,13 +83,16 @@ def schema(source: BinaryIO) -> pa.Schema:
 def cut(source: BinaryIO, plan: Plan) -> Iterator[ChunkPlace]:
     """The file's chunks: whole blocks of one row group, or as many whole row groups as fit."""
     claims = _open(source).metadata
+    most_groups = max(1, _COLUMNS_A_CHUNK // max(1, len(_columns(plan))))
     first, number = 1, 0
     while number < claims.num_row_groups:
         group = claims.row_group(number)
         block = _block_rows(plan, _row_bytes(group))
         wanted = min(plan.chunk_rows, int(plan.chunk_bytes / max(1.0, _row_bytes(group))))
         rows = max(1, wanted // block) * block
-        together, held = _groups_that_fit(claims, number, plan, rows)
+        together, held = _groups_that_fit(
+            claims, range(number, min(number + most_groups, claims.num_row_groups)), rows, plan
+        )
         if group.num_rows <= _STRETCH * rows:  # no other worker has to pass over its rows
             rows = max(rows, held)
         for offset in range(0, held, rows):
@@ -97,17 +102,20 @@ def cut(source: BinaryIO, plan: Plan) -> Iterator[ChunkPlace]:
         number += together
 
 
-def _groups_that_fit(claims: pq.FileMetaData, first: int, plan: Plan, rows: int) -> tuple[int, int]:
-    """How many row groups from this one on make one chunk of `rows` rows at most, at least 1, and their rows."""
+def _groups_that_fit(claims: pq.FileMetaData, numbers: range, rows: int, plan: Plan) -> tuple[int, int]:
+    """How many of these row groups make one chunk of `rows` rows at most, at least the first, and their rows."""
     together, held, size = 0, 0, 0
-    for number in range(first, claims.num_row_groups):
-        group = claims.row_group(number)
+    for group in map(claims.row_group, numbers):
         held, size, together = held + group.num_rows, size + group.total_byte_size, together + 1
-        if together > 1 and (
-            held > rows or size > plan.chunk_bytes or together * claims.num_columns > _COLUMNS_A_CHUNK
-        ):
+        if together > 1 and (held > rows or size > plan.chunk_bytes):
             return together - 1, held - group.num_rows
     return together, held
+
+
+def _columns(plan: Plan) -> list[str]:
+    """Those that are read."""
+    wanted = {*plan.inputs.values(), *plan.pixels, *(plan.joined if plan.join else ())}
+    return [name for name in plan.form.columns if name in wanted]
 
 
 def _row_bytes(group: pq.RowGroupMetaData) -> float:
@@ -139,8 +147,7 @@ class ParquetReader:
     def __init__(self, source: BinaryIO, plan: Plan, inputs: Sequence[Input]) -> None:
         self._plan = plan
         self._inputs = {item.name: item for item in inputs}
-        wanted = {*plan.inputs.values(), *plan.pixels, *(plan.joined if plan.join else ())}
-        self._columns = [name for name in plan.form.columns if name in wanted]
+        self._columns = _columns(plan)
         told = schema(source)
         # A dictionary can repeat one long text a million times: it is unpacked only when its size is known.
         self._texts = [name for name in self._columns if _is_text(told.field(name).type)]
@@ -189,14 +196,17 @@ class ParquetReader:
                 yield None
 
     def _gather(self, rows: int, size: int) -> Generator[None, None, pa.RecordBatch]:
-        """The next rows, of this row group and those after it."""
+        """The next rows, of this row group and those after it. Raises ValueError: they are more than fit in memory."""
         parts: list[pa.RecordBatch] = []
-        missing = rows
+        missing, held = rows, 0
         while missing:
             left = self._claims.row_group(self._row_group).num_rows - self._next
             if left:
                 parts.append(self._take(min(missing, left)))
                 missing -= parts[-1].num_rows
+                held += parts[-1].nbytes
+                if len(parts) > 1 and held > _JOINED_BYTES:
+                    raise ValueError(f"{len(parts)} row groups unpack to more than {_JOINED_BYTES} bytes")
             else:
                 yield from self._open_row_group(self._row_group + 1, size)
         return _joined(parts)

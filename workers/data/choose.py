@@ -213,7 +213,7 @@ def _given_kind(profile: ColumnProfile, given: str) -> str:
         raise refused(
             "kind_does_not_fit",
             f"input.kinds gives column {profile.name!r} as {given}, but {profile.present - fitting} of its "
-            f"{profile.present} values are none",
+            f"{profile.present} values do not read as one",
             "input.kinds",
         )
     if given == "category" and (profile.words is None or not profile.words.counts):
@@ -334,8 +334,8 @@ def warn(report: Report, profile: ColumnProfile, told: Column) -> None:
             report.warn(code, f"column {name!r} {sentence}", name)
     bad = profile.present - profile.numeric
     if told.kind == "number" and bad:
-        report.warn("not_numbers", f"column {name!r} holds numbers, but {bad} values are none and count as missing",
-                    name)  # fmt: skip
+        sentence = f"column {name!r} holds numbers, but {bad} values do not read as one and count as missing"
+        report.warn("not_numbers", sentence, name)
 
 
 def fill(report: Report, found: TableProfile, plan: Plan, columns: list[Column], names: tuple[str, ...]) -> None:

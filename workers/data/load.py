@@ -145,9 +145,9 @@ def refused_report(path: Path, options: TrainingInput, recipe: str, why: Invalid
         table = before.table or open_table(path)
         if len(table.names) > _MOST_TOLD:
             raise why
+        counted = before.profile or profile(table, options.split_column)
         found = Report(format=table.format)
         table.describe(found)
-        counted = before.profile or profile(table, options.split_column)
     except InvalidInput:
         raise why from None
     named = (options.target,) if isinstance(options.target, str) else tuple(options.target)
@@ -175,9 +175,9 @@ def _planned(path: Path, options: TrainingInput, recipe: str, before: Counted) -
             raise pixels.no_shape(table)
         raise refused("wrong_format", f"catalog/{recipe} reads {wants[0]} data; the dataset is a {table.format} table")
     target_names(table.names, options, recipe)  # before all cells are read for nothing
-    found = Report(format=table.format)
-    table.describe(found)
     counted = profile(table, options.split_column)
+    found = Report(format=table.format)
+    table.describe(found)  # what is odd further down is known now
     before.table, before.profile = table, counted
     if "image" in wants and shaped:
         return table, pixels.choose_pixels(counted, options, recipe, found)
