@@ -113,10 +113,9 @@ def main() -> None:
     except CoatcheckError as error:
         click.echo(f"coatcheck: {error}", err=True)
         sys.exit(REFUSED)
-    except redis.exceptions.ConnectionError as error:
-        told = f"coatcheck: no Redis answers for the home {os.environ.get('COATCHECK_HOME', '.coatcheck')} ({error}); "
-        click.echo(told + "start the service, or set COATCHECK_HOME to what it was started with", err=True)
-        sys.exit(REFUSED)
     except redis.exceptions.RedisError as error:
-        click.echo(f"coatcheck: Redis does not answer as it should: {error}", err=True)
+        told = f"Redis does not answer as it should: {error}"
+        if isinstance(error, redis.exceptions.ConnectionError) and not os.environ.get("COATCHECK_REDIS_URL"):
+            told += "; the service is to run, and COATCHECK_HOME to name the home it was started with"
+        click.echo(f"coatcheck: {told}", err=True)
         sys.exit(REFUSED)

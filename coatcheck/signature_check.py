@@ -68,9 +68,11 @@ def validate_input(signature: Signature, raw: bytes | msgspec.Raw | Any, *, base
     if many and not found.instances:
         refuse(f"input.{MANY}", "empty", "at least one input")
     values = [msgspec.structs.astuple(row) for row in (found.instances if many else (found,))]
-    if any(row.count(None) == len(row) for row in values):  # nothing was given: nulls, or no input at all
-        return _walk(signature, _decode(raw) if encoded else raw, base_url)
     files: dict[str, str] = {}
+    if blank := [n for n, row in enumerate(values) if row and row[0] is None and row.count(None) == len(row)]:
+        given = _decode(raw) if encoded else raw  # nulls, or nothing at all
+        for number in blank:
+            _walk_row(signature, given[MANY][number] if many else given, number if many else None, base_url, files)
     for position, item in decoders.looks:
         for number, row in enumerate(values):
             if not fits(item, row[position]):

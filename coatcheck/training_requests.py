@@ -114,7 +114,9 @@ class TrainingRequests:
                 return
         except FileNotFound as error:
             raise FileNotFound(f"{field}: {error} {_EXPECTED_FILE}", field=field) from None
-        raise InvalidInput(f"{field} is {dataset[:80]!r}. {_EXPECTED_FILE}", field=field)
+        # Of an address elsewhere nothing is repeated: it may hold a password or a signature.
+        told = "an address elsewhere" if "://" in dataset or "@" in dataset else repr(dataset[:80])
+        raise InvalidInput(f"{field} is {told}. {_EXPECTED_FILE}", field=field)
 
     def _check_resumed(self, account: str, wanted: str, base: Version, given: dict[str, Any]) -> None:
         field = "input.resume_from"

@@ -27,10 +27,10 @@ def check_header(keys: KeyCheck, header: str) -> Key:
         Forbidden: its account is disabled.
         StoreUnavailable: it cannot be looked up now.
     """
-    if not header:
+    if not header.strip():
         raise Unauthenticated(f"No key was sent. {_HOW}", field="Authorization")
-    scheme, _, key = header.partition(" ")
-    key = key.strip()
+    scheme, *rest = header.split(None, 1)
+    key = rest[0].strip() if rest else ""
     if scheme.lower() != "bearer":
         # What stands there is named only where it can be no part of a key.
         known = f" as {scheme}" if scheme.lower() in _OTHER_SCHEMES else ""

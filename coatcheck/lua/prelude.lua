@@ -190,9 +190,16 @@ local function accept(id, kind, account, k, ttl, since, behind, ...)
   enqueue(id, k, 'ready', since, behind)
 end
 
--- Since when a first attempt waits, as its queue has it: a batch's child stands behind those before it.
-local function waits_since(jk, j)
-  return j.parent and redis.call('HGET', jk, 'since') or j.t_q
+-- Where queue `k` stands: the score of the first attempt that is next, or now.
+local function head(k)
+  return tonumber(redis.call('ZRANGE', P .. 'ready:' .. k, 0, 0, 'WITHSCORES')[2] or now)
+end
+
+-- Since when a first attempt waits, as queue `k` has it. A batch's child has its turn, or is next where that is over:
+-- what stands at the head is where new batches begin.
+local function waits_since(k, jk, j)
+  local since = j.parent and redis.call('HGET', jk, 'since')
+  return since and math.max(tonumber(since), head(k)) or j.t_q
 end
 
 -- A claimed job waits again, with a queue TTL of its own; the caller puts it into its lane or delays it.
@@ -350,7 +357,7 @@ local function give_back(id, jk, j, cause)
   end
   local att = tonumber(j.att) - 1
   requeue(id, jk, j, 'release', cause, 'att', att)
-  if att > 0 then enqueue(id, j.k, 'solo', now) else enqueue(id, j.k, 'ready', waits_since(jk, j)) end
+  if att > 0 then enqueue(id, j.k, 'solo', now) else enqueue(id, j.k, 'ready', waits_since(j.k, jk, j)) end
   wake_waiters(j, id)
 end
 

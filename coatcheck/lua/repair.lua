@@ -33,7 +33,7 @@ if status == 'queued' then
   if due and att > 0 then
     redis.call('ZADD', P .. 'delayed', due, id)
   else
-    enqueue(id, k, att > 0 and 'solo' or 'ready', waits_since(jk, j) or now)
+    enqueue(id, k, att > 0 and 'solo' or 'ready', waits_since(k, jk, j) or now)
   end
 elseif status == 'running' and parked and not j.tok then
   if tonumber(redis.call('HGET', jk, 'pending') or '0') > 0 then

@@ -2,8 +2,8 @@
 -- submit_children: accept children of a claimed batch. Refused whole when Redis is full (no allow-oom here).
 -- A child belongs to its batch's account; it is in no list, counts as nobody's open job, has no webhook and no key.
 -- From: nothing. To: queued. One that exists already (the plan is made again after a loss) stays as it is.
--- The batches of a queue take turns: a batch begins where the queue stands now, its n-th child n turns later. The
--- score, milliseconds of the batch that came first and one more a turn, is kept as `since`.
+-- The batches of a queue take turns: a batch begins a turn behind the queue's head, its n-th child n turns later, and
+-- none of it stands before the head. The score, milliseconds and one more a turn, is kept as `since`.
 --
 -- KEYS[1]  prefix
 -- ARGV     1 id of the parent, 2 the parent's token, 3 max queue depth, then for each child: id, queue, kind, queue TTL
@@ -34,13 +34,14 @@ for k, count in pairs(more) do
   if waiting + count > tonumber(ARGV[3]) then return {'full'} end
 end
 if #children > 0 then
-  local before, turn = tonumber(p[5] or '0'), p[6]
-  if not turn then
-    turn = redis.call('ZRANGE', P .. 'ready:' .. ARGV[children[1] + 1], 0, 0, 'WITHSCORES')[2] or now
+  local before, turn = tonumber(p[5] or '0'), tonumber(p[6] or '-1')
+  local stands = head(ARGV[children[1] + 1])
+  if turn + before < stands then -- the first of them, or the others went on meanwhile
+    turn = stands + (turn < 0 and 1 or 0) - before
     redis.call('HSET', pk, 'turn', turn)
   end
   for n, at in ipairs(children) do
-    local since = tonumber(turn) + before + n - 1
+    local since = turn + before + n - 1
     accept(ARGV[at], ARGV[at + 2], p[4], ARGV[at + 1], ARGV[at + 3], since, false, 'parent', parent, 'since', since,
       unpack(ARGV, at + 6, at + 5 + tonumber(ARGV[at + 5])))
   end

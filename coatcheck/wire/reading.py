@@ -5,8 +5,9 @@ Pure. Knows no request and no dialect: the caller says which type a body has.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import inspect
 
-from coatcheck.errors import InvalidInput
+from coatcheck.errors import CoatcheckError, InvalidInput
 
 LONGEST_URL = 2048
 
@@ -41,10 +42,22 @@ def decode_body(body: bytes, kind: type[T]) -> T:
         raise InvalidInput("The body is nested too deeply; expected at most a few hundred levels") from None
 
 
+@contextlib.contextmanager
+def field_named(ours: str, theirs: str) -> Iterator[None]:
+    """What is said of a field is said under the name that it has in the request at hand."""
+    try:
+        yield
+    except CoatcheckError as error:
+        if error.field == ours:
+            error.field, error.args = theirs, (str(error).replace(ours, theirs, 1),)
+        raise
+
+
 def misfit(message: str, kind: Any) -> InvalidInput:
     """A sentence of msgspec's about a `kind`, its path as a field: "Expected `str`, got `int` - at `$.version`"."""
-    text, _, path = message.partition(" - at `$")
-    field = path.rstrip("`").lstrip(".") or None
+    placed = re.fullmatch(r"(.*) - at `\$([^`]*)`", message, re.DOTALL)  # the last: a text may hold such words too
+    text, path = (placed[1], placed[2]) if placed else (message, "")
+    field = path.lstrip(".") or None
     missing = re.fullmatch(r"Object missing required field `(.+)`", text)
     if missing:
         field = f"{field}.{missing[1]}" if field else missing[1]
@@ -54,8 +67,7 @@ def misfit(message: str, kind: Any) -> InvalidInput:
         expected = words[1].replace("object | null", "object").replace("str", "text")
         return InvalidInput(f"{field or 'The body'} is {words[2]}; expected {expected}", field=field)
     word = re.fullmatch(r"Invalid enum value '(.*)'", text, re.DOTALL)
-    if word and field:
-        allowed = ", ".join(_words_of(kind, field))
+    if word and field and (allowed := ", ".join(_words_of(kind, field))):
         return InvalidInput(f"{field} is {word[1][:40]!r}; expected one of {allowed}", field=field)
     return InvalidInput(f"{field or 'The body'} does not fit: {text}", field=field)
 

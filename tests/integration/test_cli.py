@@ -72,11 +72,18 @@ def test_bad_setting_is_one_line_and_status_2(coatcheck):
 
 
 def test_redis_that_is_away_is_one_line_and_status_2(coatcheck):
-    answer = coatcheck("audit", COATCHECK_REDIS_URL="unix:///nonexistent/redis.sock", COATCHECK_HOME="of/mine")
+    answer = coatcheck("audit", COATCHECK_REDIS_URL="unix:///nonexistent/redis.sock")
     assert answer.returncode == 2
     (line,) = answer.stderr.splitlines()
-    assert "no Redis answers for the home of/mine" in line
-    assert line.endswith("start the service, or set COATCHECK_HOME to what it was started with")
+    assert line.startswith("coatcheck: Redis does not answer as it should: ")
+    assert "COATCHECK_HOME" not in line
+
+
+def test_command_for_a_home_without_a_service_says_which_home_it_needs(coatcheck):
+    answer = coatcheck("keys", "list", COATCHECK_REDIS_URL="")
+    assert answer.returncode == 2
+    (line,) = answer.stderr.splitlines()
+    assert line.endswith("; the service is to run, and COATCHECK_HOME to name the home it was started with")
 
 
 def test_suspended_version_takes_jobs_again_when_resumed(coatcheck, redis):

@@ -218,7 +218,7 @@ def test_several_inputs_of_several_predictions_share_a_run():
 
 
 def test_missing_and_unseen_values_reach_the_graph():
-    found, runs = answers(table(), {"n": 5, "c": "p"}, {}, {"c": "never seen"})
+    found, runs = answers(table(), {"n": 5, "c": "p"}, {"n": None}, {"c": "never seen"})
     assert found == [{"y": [5.0, 0.0]}, {"y": [None, -1.0]}, {"y": [None, -1.0]}]
     assert runs == 1
 

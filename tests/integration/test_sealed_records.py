@@ -155,8 +155,8 @@ def test_what_a_version_tells_is_sealed_and_follows_the_newest_key(
         assert found.signature is not None
         assert found.signature.classes == (MARKER, "other")
     done = rotate(ArtifactStore(f"file://{tmp_path}/root", keyring), redis, [])
-    assert done.values == 3
-    assert values_by_key(redis)[keyring.newest.hex()] == 3
+    assert done.values == 4  # the training's input is one
+    assert values_by_key(redis)[keyring.newest.hex()] == 4
     again = Registry(redis, Sealer(Keyring([NEW]))).find_version(version)
     assert again is not None
     assert again.metrics == metrics

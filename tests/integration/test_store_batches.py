@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from factories import (
@@ -117,20 +118,45 @@ def test_batches_of_one_version_take_turns_from_when_the_later_one_came(store):
     age(store.client, 3_600_000)  # however long a chunk takes
     small = planning(store, children=2)
     (a, b), rest = children_of(small, 2), children_of(large, 20)[5:]
-    assert taken_one_by_one(store, 6) == [rest[0], a, rest[1], b, rest[2], rest[3]]
+    assert taken_one_by_one(store, 6) == [rest[0], rest[1], a, rest[2], b, rest[3]]
     assert_clean(store)
 
 
-def test_batch_planned_group_by_group_keeps_its_turns(store):
-    large = planning(store, children=3)
-    small = planning(store, children=6)
-    assert taken_one_by_one(store, 4) == [
-        child for pair in zip(children_of(large, 2), children_of(small, 2), strict=True) for child in pair
-    ]
-    more = [new_child(large.id, number) for number in range(6)]  # planned again: three are there already
-    assert store.submit_children(large.id, large.token, more) is BeatAnswer.GO_ON
-    both = zip(children_of(large, 6)[2:], children_of(small, 6)[2:], strict=True)
-    assert taken_one_by_one(store, 8) == [child for pair in both for child in pair]
+def test_stream_of_small_batches_stops_no_large_one(store):
+    large = planning(store, children=30)
+    for _ in range(2):
+        planning(store, children=1)
+    taken = []
+    for _ in range(40):  # there are always two that wait, of one chunk each
+        taken += taken_one_by_one(store, 1)
+        if taken[-1] not in children_of(large, 30):
+            planning(store, children=1)
+    own = [number for number, one in enumerate(taken) if one in children_of(large, 30)]
+    assert [taken[number] for number in own] == children_of(large, 30)[: len(own)]
+    assert max(later - before for before, later in pairwise(own)) <= 3
+    assert_clean(store)
+
+
+def test_batch_that_was_planned_in_part_does_not_catch_up(store):
+    slow = planning(store, children=1)
+    other = planning(store, children=20)
+    assert len(taken_one_by_one(store, 10)) == 10
+    more = [new_child(slow.id, number) for number in range(6)]  # planned again: one is there already
+    assert store.submit_children(slow.id, slow.token, more) is BeatAnswer.GO_ON
+    taken = taken_one_by_one(store, 8)
+    assert sum(one in children_of(slow, 6) for one in taken) == 4
+    assert [one for one in taken if one in children_of(other, 20)] == children_of(other, 20)[9:13]
+
+
+def test_batch_whose_queue_ran_dry_meanwhile_goes_before_nobody(store):
+    slow = planning(store, children=2)
+    assert taken_one_by_one(store, 2) == children_of(slow, 2)
+    age(store.client, 3_600_000)
+    other = planning(store, children=3)
+    more = [new_child(slow.id, number) for number in range(6)]
+    assert store.submit_children(slow.id, slow.token, more) is BeatAnswer.GO_ON
+    taken = taken_one_by_one(store, 6)
+    assert [taken.index(one) // 2 for one in children_of(other, 3)] == [0, 1, 2]
 
 
 def test_chunk_that_is_handed_back_keeps_its_turn(store):
@@ -138,10 +164,22 @@ def test_chunk_that_is_handed_back_keeps_its_turn(store):
     age(store.client, 3_600_000)
     small = planning(store, children=2)
     first, second = take_children(store, most=1)[0], take_children(store, most=1)[0]
-    assert (first.id, second.id) == (children_of(large, 1)[0], children_of(small, 1)[0])
+    assert [first.id, second.id] == children_of(large, 2)
     store.release([(first.id, first.token), (second.id, second.token)])
-    assert taken_one_by_one(store, 4) == [first.id, second.id, children_of(large, 2)[1], children_of(small, 2)[1]]
+    assert taken_one_by_one(store, 2) == [first.id, second.id]
+    assert children_of(small, 1)[0] in taken_one_by_one(store, 2)
     assert_clean(store)
+
+
+def test_old_chunk_that_is_handed_back_is_next_and_no_newcomer_goes_before_the_others(store):
+    planning(store, children=20)
+    (first,) = take_children(store, most=1)
+    assert len(taken_one_by_one(store, 9)) == 9
+    store.release([(first.id, first.token)])
+    small = planning(store, children=5)
+    taken = taken_one_by_one(store, 8)
+    assert taken[0] == first.id
+    assert sum(one in children_of(small, 5) for one in taken) <= 4
 
 
 def test_chunk_that_the_auditor_puts_back_keeps_its_turn(store):
@@ -150,7 +188,7 @@ def test_chunk_that_the_auditor_puts_back_keeps_its_turn(store):
     small = planning(store, children=2)
     store.client.zrem(keys.ready(BULK), *children_of(small, 2))
     audit(store, repair=True)
-    assert taken_one_by_one(store, 3) == [children_of(large, 1)[0], children_of(small, 1)[0], children_of(large, 2)[1]]
+    assert taken_one_by_one(store, 3) == [*children_of(large, 2), children_of(small, 1)[0]]
 
 
 def test_groups_end_at_their_number_and_at_their_bytes():

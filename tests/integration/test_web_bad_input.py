@@ -234,6 +234,13 @@ def test_training_of_what_is_no_base_model_is_refused(service):
     problem(train(service, {"dataset": "c00000000000000000000000000"}), 404, "input.dataset")
 
 
+def test_address_elsewhere_is_not_repeated(service):
+    for address in ("https://ann:secret@example.com/x.csv", "//ann:secret@example.com/x.csv"):
+        told = problem(train(service, {"dataset": address}), 422, "input.dataset")
+        assert "secret" not in told["detail"]
+        assert "example" not in told["detail"]
+
+
 @pytest.mark.parametrize(("dataset", "status"), [("my.csv", 404), ("<file id>", 404), ("/tmp/my.csv", 422)])
 def test_dataset_that_is_no_file_of_ours_is_told_what_was_expected(service, dataset, status):
     told = problem(train(service, {"dataset": dataset}), status, "input.dataset")

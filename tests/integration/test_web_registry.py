@@ -242,8 +242,8 @@ def test_file_sent_with_the_request_is_kept_and_imported_once_a_key(service):
     ("body", "status", "field"),
     [
         ({}, 422, "file"),
-        ({"file": "nothing"}, 404, None),
-        ({"file": "https://elsewhere.example/net.onnx"}, 422, "input.dataset"),
+        ({"file": "nothing"}, 404, "file"),
+        ({"file": "https://elsewhere.example/net.onnx"}, 422, "file"),
         ({"file": "x", "task": "magic"}, 422, "task"),
         ({"file": "x", "label": ["a"]}, 422, None),
     ],
@@ -251,6 +251,7 @@ def test_file_sent_with_the_request_is_kept_and_imported_once_a_key(service):
 def test_import_that_cannot_be_says_why(service, body, status, field):
     answer = service.client.post("/v1/models/me/net/versions", json=body)
     assert (answer.status_code, answer.json().get("field")) == (status, field), answer.text
+    assert "input.dataset" not in answer.text
     for fields in ({"labels": "a, b"}, {"tusk": "raw"}):
         answer = service.client.post("/v1/models/me/net/versions", files={"content": ("n.onnx", ONNX)}, data=fields)
         assert (answer.status_code, answer.json()["field"]) == (422, next(iter(fields)))
@@ -327,7 +328,7 @@ def test_versions_are_measured_on_the_same_rows_by_a_training(service):
         ({"versions": [1]}, 422, "versions"),
         ({"versions": [1, "1"]}, 422, "versions"),
         ({"versions": [1, 99]}, 404, None),
-        ({"dataset": "nothing"}, 404, None),
+        ({"dataset": "nothing"}, 404, "dataset"),
         ({"dataset": None}, 422, "dataset"),
     ],
 )

@@ -22,6 +22,12 @@ def test_key_without_the_word_bearer_is_refused_and_not_repeated(header):
     assert not any(part in told for part in KEY.split("_")[1:])
 
 
+@pytest.mark.parametrize("header", ["", " ", "\t"])
+def test_header_without_a_word_is_no_key(header):
+    with pytest.raises(Unauthenticated, match="No key was sent"):
+        check_header(cast(KeyCheck, None), header)
+
+
 @pytest.mark.parametrize("scheme", ["Basic", "token"])
 def test_scheme_of_another_kind_is_named(scheme):
     with pytest.raises(Unauthenticated, match=f"sent as {scheme} without"):

@@ -24,7 +24,7 @@ from coatcheck.wire.native_requests import (
     parse_version_reference,
     parse_webhook,
 )
-from coatcheck.wire.reading import decode_body, parse_count, parse_seconds, parse_time
+from coatcheck.wire.reading import decode_body, field_named, parse_count, parse_seconds, parse_time
 
 BASE = "http://h:8000"
 VERSION = "a" * 64
@@ -238,6 +238,21 @@ def test_training_and_model_bodies_are_checked():
     error = refused(b'{"owner": "me", "name": "x", "visibility": "secret"}', ModelBody)
     assert error.field == "visibility"
     assert str(error) == "visibility is 'secret'; expected one of private, public"
+
+
+def test_words_of_a_client_forge_no_field():
+    error = refused(b'{"owner": "me", "name": "x", "visibility": "q - at `$.evil`"}', ModelBody)
+    assert error.field == "visibility"
+    assert str(error).startswith("visibility is 'q - at `$.evil`'; expected one of")
+
+
+def test_field_may_be_told_under_another_name():
+    with pytest.raises(InvalidInput, match="^file is empty") as caught, field_named("input.dataset", "file"):
+        raise InvalidInput("input.dataset is empty", field="input.dataset")
+    assert caught.value.field == "file"
+    with pytest.raises(InvalidInput, match="^input.epochs is 0") as other, field_named("input.dataset", "file"):
+        raise InvalidInput("input.epochs is 0", field="input.epochs")
+    assert other.value.field == "input.epochs"
 
 
 @given(st.binary(max_size=200))

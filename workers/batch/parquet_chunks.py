@@ -83,7 +83,7 @@ def schema(source: BinaryIO) -> pa.Schema:
 def cut(source: BinaryIO, plan: Plan) -> Iterator[ChunkPlace]:
     """The file's chunks: whole blocks of one row group, or as many whole row groups as fit."""
     claims = _open(source).metadata
-    most_groups = max(1, _COLUMNS_A_CHUNK // max(1, len(_columns(plan))))
+    most_groups = max(1, _COLUMNS_A_CHUNK // max(1, _leaves(claims, plan)))
     first, number = 1, 0
     while number < claims.num_row_groups:
         group = claims.row_group(number)
@@ -116,6 +116,13 @@ def _columns(plan: Plan) -> list[str]:
     """Those that are read."""
     wanted = {*plan.inputs.values(), *plan.pixels, *(plan.joined if plan.join else ())}
     return [name for name in plan.form.columns if name in wanted]
+
+
+def _leaves(claims: pq.FileMetaData, plan: Plan) -> int:
+    """Columns as Parquet counts them: one inside another is one more (of another that is not read too)."""
+    wanted = set(_columns(plan))
+    paths = (claims.schema.column(number).path for number in range(claims.num_columns))
+    return sum(path in wanted or "." in path for path in paths)
 
 
 def _row_bytes(group: pq.RowGroupMetaData) -> float:

@@ -9,7 +9,7 @@ from coatcheck.errors import InvalidInput
 from coatcheck.version_files import check_published
 from coatcheck.wire.native_comparison import CompareBody
 from coatcheck.wire.native_requests import parse_model_name
-from coatcheck.wire.reading import decode_body
+from coatcheck.wire.reading import decode_body, field_named
 from web.dialects.native.answers import show_submitted
 from web.dialects.native.job_replies import webhook_of
 from web.requests import body as request_body
@@ -35,8 +35,8 @@ def create_comparison(owner: str, name: str) -> Response:
     if len(versions) < 2:
         raise InvalidInput("versions name one version only; expected two or more", field="versions")
     given = {"dataset": body.dataset, "versions": versions, "target": body.target}
-    return show_submitted(
-        app_core.queue.submit_training(
+    with field_named("input.dataset", "dataset"):
+        submitted = app_core.queue.submit_training(
             account,
             base_model=ENTRY.name,
             version="",
@@ -45,4 +45,4 @@ def create_comparison(owner: str, name: str) -> Response:
             idempotency=idempotency(raw),
             webhook=webhook_of(body),
         )
-    )
+    return show_submitted(submitted)

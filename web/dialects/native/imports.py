@@ -10,7 +10,7 @@ from coatcheck.job_queue import Submitted
 from coatcheck.webhooks import Webhook
 from coatcheck.wire.native_imports import IMPORT, ImportBody, form_options, import_input
 from coatcheck.wire.native_requests import parse_model_name
-from coatcheck.wire.reading import decode_body
+from coatcheck.wire.reading import decode_body, field_named
 from web.dialects.native.answers import show_submitted
 from web.dialects.native.job_replies import webhook_of
 from web.dialects.native.uploaded_jobs import submit_uploaded
@@ -35,7 +35,9 @@ def create_version(owner: str, name: str) -> Response:
         return show_submitted(submit_uploaded("content", submit))
     raw = request_body()
     body = decode_body(raw, ImportBody)
-    return show_submitted(_submit(destination, import_input(body), raw, webhook_of(body)))
+    with field_named("input.dataset", "file"):
+        submitted = _submit(destination, import_input(body), raw, webhook_of(body))
+    return show_submitted(submitted)
 
 
 def _submit(destination: str, given: dict[str, Any], content: bytes, webhook: Webhook | None = None) -> Submitted:
