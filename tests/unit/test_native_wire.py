@@ -247,10 +247,10 @@ def test_words_of_a_client_forge_no_field():
 
 
 def test_field_may_be_told_under_another_name():
-    with pytest.raises(InvalidInput, match="^file is empty") as caught, field_named("input.dataset", "file"):
+    with pytest.raises(InvalidInput, match=r"^file is empty") as caught, field_named("input.dataset", "file"):
         raise InvalidInput("input.dataset is empty", field="input.dataset")
     assert caught.value.field == "file"
-    with pytest.raises(InvalidInput, match="^input.epochs is 0") as other, field_named("input.dataset", "file"):
+    with pytest.raises(InvalidInput, match=r"^input\.epochs is 0") as other, field_named("input.dataset", "file"):
         raise InvalidInput("input.epochs is 0", field="input.epochs")
     assert other.value.field == "input.epochs"
 
