@@ -70,7 +70,7 @@ def validate_input(signature: Signature, raw: bytes | msgspec.Raw | Any, *, base
     values = [msgspec.structs.astuple(row) for row in (found.instances if many else (found,))]
     files: dict[str, str] = {}
     if blank := [n for n, row in enumerate(values) if row and row[0] is None and row.count(None) == len(row)]:
-        given = _decode(raw) if encoded else raw  # nulls, or nothing at all
+        given: Any = _decode(raw) if encoded else raw  # nulls, or nothing at all
         for number in blank:
             _walk_row(signature, given[MANY][number] if many else given, number if many else None, base_url, files)
     for position, item in decoders.looks:
