@@ -90,8 +90,9 @@ class Sender:
 
     def send(self, file: Hostile, route: str) -> Found:
         """The file to the route, until the job has ended."""
+        content = file.make()  # some take seconds
         began = time.monotonic()
-        status, answer = self.upload(file.make(), file.filename)
+        status, answer = self.upload(content, file.filename)
         if status == 201:
             status, answer = getattr(self, f"_{route}")(answer["id"])
         if 400 <= status < 500:
